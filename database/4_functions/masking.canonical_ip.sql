@@ -1,0 +1,26 @@
+-- One spelling per address: lower case, zeros compressed as RFC 5952 (section 4), an IPv4-mapped IPv6 address
+-- (RFC 4291, section 2.5.5.2) as the IPv4 address that it is. Null for whatever is no single address: a network,
+-- a port, a zone, or leading zeros in dotted form, which some read as octal (RFC 6943, section 3.1.1).
+create or replace function masking.canonical_ip(value text)
+returns text
+language plpgsql
+immutable
+strict
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    trimmed constant text := btrim(value, E' \t\r\n');
+begin
+    if not pg_input_is_valid(trimmed, 'inet')
+        or strpos(trimmed, '/') > 0
+        or (strpos(trimmed, '.') > 0 and trimmed ~ '(^|[.:])0[0-9]+(\.|$)')
+    then
+        return null;
+    end if;
+
+    return regexp_replace(host(trimmed::inet), '^::ffff:(?=[0-9]+\.)', '');
+end
+$$;
+
+comment on function masking.canonical_ip(text) is 'The one spelling of an IPv4 or IPv6 address (RFC 5952); null for what is no address.';

@@ -1,0 +1,29 @@
+-- Makes the partition of each given UTC date where it is missing. The loader may call it and can create nothing else.
+create or replace function staging.ensure_partitions(dates date [])
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+    day date;
+    partition text;
+begin
+    foreach day in array dates loop
+        partition := 'raw_logins_' || to_char(day, 'YYYYMMDD');
+        continue when to_regclass('staging.' || partition) is not null;
+        perform pg_advisory_xact_lock(hashtextextended('staging.ensure_partitions', 0));
+        continue when to_regclass('staging.' || partition) is not null;
+        -- ATTACH lets other loaders go on inserting; CREATE … PARTITION OF would lock them out.
+        execute format('create table staging.%I (like staging.raw_logins including all)', partition);
+        execute format('alter table staging.%I alter column body set statistics 0', partition);
+        execute format(
+            'alter table staging.raw_logins attach partition staging.%I for values from (%L) to (%L)',
+            partition, day::timestamptz, (day + 1)::timestamptz
+        );
+    end loop;
+end
+$$;
+
+comment on function staging.ensure_partitions(date []) is 'Makes the partitions of the given UTC dates where they are missing.';

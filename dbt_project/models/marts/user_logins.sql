@@ -1,0 +1,100 @@
+{{ config(pre_hook="{{ open_window() }}", post_hook="{{ close_window() }}") }}
+
+with
+
+judged_logins as (
+
+    select * from {{ ref('judged_logins') }}
+
+),
+
+accepted as (
+
+    select
+        *,
+        hashtext(message_id) % 1024 as batch,
+        masking.canonical_ip(ip) as canonical_ip
+
+    from judged_logins
+
+    where
+        reasons is null
+        {% if is_incremental() -%}
+        and not exists (select from {{ this }} as taken where taken.message_id = judged_logins.message_id)
+        {%- endif %}
+
+),
+
+first_landed as (
+
+    -- SQS may deliver twice; the first landing wins
+    select distinct on (batch, message_id) *
+
+    from accepted
+
+    order by batch, message_id, landed_xid
+
+),
+
+-- One call of the masker for many rows costs a third of one call for each.
+batched as (
+
+    select
+        array_agg(user_id) as user_ids,
+        array_agg(device_type) as device_types,
+        masking.tokens('ip', array_agg(canonical_ip)) as ip_tokens,
+        -- what is no address is masked as it is, in a domain of its own: its duplicates can still be found
+        masking.tokens('invalid_ip', array_agg(case when canonical_ip is null then ip end)) as invalid_ip_tokens,
+        masking.tokens('device_id', array_agg(device_id)) as device_id_tokens,
+        array_agg(locale) as locales,
+        array_agg(app_version) as app_versions,
+        array_agg(message_id) as message_ids,
+        array_agg(sent_at) as sent_ats,
+        array_agg(landed_xid) as landed_xids
+
+    from first_landed
+
+    group by batch
+
+),
+
+masked as (
+
+    select login.*
+
+    from batched
+
+    cross join lateral unnest(
+        user_ids, device_types, ip_tokens, invalid_ip_tokens, device_id_tokens, locales, app_versions,
+        message_ids, sent_ats, landed_xids
+    ) as login (
+        user_id, device_type, ip_token, invalid_ip_token, masked_device_id, locale, app_version,
+        message_id, sent_at, landed_xid
+    )
+
+),
+
+typed as (
+
+    select
+        user_id::varchar(128) as user_id,
+        device_type::varchar(32) as device_type,
+        coalesce(ip_token, invalid_ip_token)::varchar(256) as masked_ip,
+        masked_device_id::varchar(256) as masked_device_id,
+        locale::varchar(32) as locale,
+        app_version::varchar(32) as app_version,
+        (sent_at at time zone 'UTC')::date as create_date,
+        ip_token is not null as ip_is_valid,
+        case
+            when app_version ~ '^[0-9]{1,9}([.][0-9]{1,9})*$'
+                then string_to_array(app_version, '.')::integer []
+        end as app_version_parts,
+        message_id,
+        sent_at,
+        landed_xid
+
+    from masked
+
+)
+
+select * from typed

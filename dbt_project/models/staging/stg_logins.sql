@@ -1,0 +1,60 @@
+with
+
+raw_logins as (
+
+    select * from {{ source('staging', 'raw_logins') }}
+
+),
+
+-- `offset 0` keeps the planner from copying the parse into each expression that uses it.
+parsed as (
+
+    select
+        message_id,
+        sent_at,
+        landed_at,
+        landed_xid,
+        octet_length(body) as body_bytes,
+        -- size first: deep nesting raises through pg_input_is_valid() too
+        case
+            when octet_length(body) <= {{ var('max_body_bytes') }} and pg_input_is_valid(body, 'jsonb')
+                then body::jsonb
+        end as event
+
+    from raw_logins
+
+    where {{ in_window() }}
+
+    offset 0
+
+),
+
+fields as (
+
+    select
+        message_id,
+        sent_at,
+        landed_at,
+        landed_xid,
+        body_bytes,
+        jsonb_typeof(event) as event_type,
+        event ->> 'user_id' as user_id,
+        jsonb_typeof(event -> 'user_id') as user_id_type,
+        event ->> 'device_type' as device_type,
+        jsonb_typeof(event -> 'device_type') as device_type_type,
+        event ->> 'ip' as ip,
+        jsonb_typeof(event -> 'ip') as ip_type,
+        event ->> 'device_id' as device_id,
+        jsonb_typeof(event -> 'device_id') as device_id_type,
+        event ->> 'locale' as locale,
+        jsonb_typeof(event -> 'locale') as locale_type,
+        event ->> 'app_version' as app_version,
+        jsonb_typeof(event -> 'app_version') as app_version_type
+
+    from parsed
+
+    offset 0
+
+)
+
+select * from fields

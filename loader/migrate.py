@@ -1,0 +1,82 @@
+"""Apply `database/`: the roles, tables, functions and privileges that must exist before dbt."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+OWNER = "pipeline_owner"
+TABLES = "3_tables"
+
+
+class MigrationError(Exception):
+    """A file could not be applied; the message names the file and what to do."""
+
+
+def migrate(
+    connection: psycopg.Connection[Any],
+    directory: Path,
+    passwords: Mapping[str, str],
+) -> list[str]:
+    """Bring the database up to *directory*, in one transaction, and return the names of the files that ran.
+
+    Files run in the order of their path. A file in `3_tables` runs once and is never changed afterwards: add a
+    new one. Every other file can be run again, and is, so that a grant made by hand does not stay. Files
+    in a folder run as the owner that nobody can log in as. A second migrate waits for the first.
+
+    *passwords* maps a login role to its password, which leaves this process only as a SCRAM verifier (RFC 5802).
+
+    Raises:
+        MigrationError: a table file that has run was changed, or the server refused a file.
+    """
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(hashtextextended('user-logins migrate', 0))")
+        connection.execute("set local client_min_messages = warning")
+        connection.execute("create schema if not exists migrations")
+        connection.execute(
+            "create table if not exists migrations.applied ("
+            "file text primary key, sha256 text not null, applied_at timestamptz not null default now())"
+        )
+        applied = dict(connection.execute("select file, sha256 from migrations.applied").fetchall())
+        ran = [
+            name
+            for name in sorted(str(path.relative_to(directory)) for path in directory.rglob("*.sql"))
+            if _apply(connection, directory / name, name, applied.get(name))
+        ]
+        for role, password in passwords.items():
+            _set_password(connection, role, password)
+    return ran
+
+
+def _apply(connection: psycopg.Connection[Any], path: Path, name: str, applied_sha256: str | None) -> bool:
+    statements = path.read_bytes()
+    digest = hashlib.sha256(statements).hexdigest()
+    if applied_sha256 is not None and name.startswith(TABLES):
+        if applied_sha256 != digest:
+            message = f"database/{name} was changed after it ran; put the change into a new file in database/{TABLES}"
+            raise MigrationError(message)
+        return False
+    role = sql.Identifier(OWNER) if "/" in name else sql.SQL("none")
+    connection.execute(sql.SQL("set local role {}").format(role))
+    try:
+        connection.execute(statements)
+    except psycopg.Error as error:
+        message = f"database/{name} was refused: {error.diag.message_primary or error}; nothing was changed"
+        raise MigrationError(message) from error
+    connection.execute("set local role none")
+    connection.execute(
+        "insert into migrations.applied (file, sha256) values (%s, %s) "
+        "on conflict (file) do update set sha256 = excluded.sha256, applied_at = now()",
+        (name, digest),
+    )
+    return True
+
+
+def _set_password(connection: psycopg.Connection[Any], role: str, password: str) -> None:
+    verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
+    connection.execute(
+        sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(verifier.decode()))
+    )

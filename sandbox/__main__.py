@@ -1,0 +1,243 @@
+"""The sandbox's command line: `python -m sandbox --help`."""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+import psycopg
+from psycopg import sql
+from rich.console import Console
+
+from sandbox import emulator, login_queue, postgres
+from sandbox.emulator import Emulator
+from sandbox.errors import SandboxError, refusal
+from sandbox.postgres import Postgres
+from sandbox.query import connect, print_query, wide_console
+from sandbox.seed import LINES_NAMED
+from sandbox.seed import seed as send_lines
+from sandbox.settings import SANDBOX_PROFILE, STATE, Settings, complete_env_file, load_env_file, read_settings, required, write_dbt_profile
+
+LOGIN_ROLES = ("LOADER", "TRANSFORMER", "ANALYST", "PII_REQUESTER", "PII_APPROVER")
+DBT_LEFTOVERS = (Path("dbt_project/target"), Path("dbt_project/logs"))
+
+
+class OneLineErrors(click.Group):
+    """A group of commands whose errors are one line on stderr."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a SandboxError becomes its line and its exit code."""
+        try:
+            return super().invoke(ctx)
+        except SandboxError as error:
+            click.echo(error, err=True)
+            raise click.exceptions.Exit(error.exit_code) from error
+
+
+@click.group(cls=OneLineErrors)
+def main() -> None:
+    """PostgreSQL and an SQS emulator on this machine, and events to try them with.
+
+    State is in .sandbox/, addresses and passwords are in .env; both are made by `up`.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    load_env_file()
+
+
+@main.command()
+def up() -> None:
+    """Start what does not run yet, apply database/, create the queue; harmless when all is there."""
+    with _locked():
+        written = complete_env_file()
+        if written:
+            click.echo(f".env: wrote {', '.join(written)}")
+        load_env_file()
+        settings = read_settings(os.environ)
+        server, queues = _servers(settings)
+        started = postgres.start(server)
+        click.echo(f"PostgreSQL {'started' if started else 'runs'} on 127.0.0.1:{server.port}")
+        started = emulator.start(queues)
+        click.echo(f"SQS emulator {'started' if started else 'runs'} on 127.0.0.1:{queues.port}")
+        _create_database(server, settings.database)
+        migrate = subprocess.run([sys.executable, "-m", "loader", "migrate"], check=False)
+        if migrate.returncode != 0:
+            raise click.exceptions.Exit(migrate.returncode)
+        url = emulator.create_queue(queues, settings.queue_name)
+        click.echo(f"queue {url}, dead letters after {emulator.MAX_RECEIVE_COUNT} receives")
+        write_dbt_profile(os.environ)
+
+
+@main.command()
+def down() -> None:
+    """Stop what `up` started; the database and the queue keep what they hold."""
+    with _locked():
+        _stop()
+
+
+@main.command()
+def clean() -> None:
+    """Stop, and forget all data; .env stays, for it may hold values of your own."""
+    with _locked():
+        _stop()
+        SANDBOX_PROFILE.unlink(missing_ok=True)
+        for folder in (STATE, *DBT_LEFTOVERS):
+            shutil.rmtree(folder, ignore_errors=True)
+    click.echo("all data of the sandbox is gone")
+
+
+@main.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+def seed(file: Path | None) -> None:
+    r"""Send each line of FILE, verbatim, as one message to SQS_QUEUE_URL; without FILE, 1,000 sample events.
+
+    Only \n parts lines; empty lines are skipped. Sending twice makes new messages.
+    """
+    url = required(os.environ, "SQS_QUEUE_URL")
+    seeded = send_lines(file, url, Console())
+    skipped = f", {seeded.empty} empty lines skipped" if seeded.empty else ""
+    click.echo(f"sent {seeded.sent} messages from {file or 'the sample'}{skipped}")
+    if seeded.refused:
+        named = ", ".join(map(str, seeded.refused[:LINES_NAMED])) + (", …" if len(seeded.refused) > LINES_NAMED else "")
+        raise SandboxError(
+            f"the queue refused {len(seeded.refused)} lines, and they were not sent: {named}; correct them and send them alone",
+            os.EX_DATAERR,
+        )
+
+
+@main.command()
+@click.argument("sql_text", metavar="SQL")
+def query(sql_text: str) -> None:
+    """Run SQL, one statement, as the role analyst and print its rows."""
+    with connect("analyst", "ANALYST_PASSWORD", os.environ) as connection:
+        print_query(connection, sql_text, wide_console())
+
+
+@main.command()
+def show() -> None:
+    """Print what an analyst sees, and how many messages went where."""
+    console = wide_console()
+    with connect("analyst", "ANALYST_PASSWORD", os.environ) as analyst:
+        for title, text in ANALYST_SEES.items():
+            print_query(analyst, text, console, title)
+    with connect("transformer", "TRANSFORMER_PASSWORD", os.environ) as transformer:
+        print_query(transformer, COUNTS, console, "Every message, as the pipeline counts them")
+        print_query(transformer, REASONS, console, "Why messages were rejected")
+    url = required(os.environ, "SQS_QUEUE_URL")
+    console.print(
+        f"queue: {login_queue.depth(url)} messages, dead-letter queue: {login_queue.depth(url + login_queue.DEAD_LETTER_SUFFIX)} messages",
+        highlight=False,
+    )
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(command: tuple[str, ...]) -> NoReturn:
+    """Run COMMAND on servers of its own, on free ports, with database/ applied and a queue; nothing is left of them.
+
+    COMMAND's exit code is this command's. Write it after `--`.
+    """
+    with tempfile.TemporaryDirectory(prefix="user-logins-") as name:
+        directory = Path(name)
+        with postgres.throwaway(directory, secrets.token_urlsafe()) as server, emulator.throwaway(directory) as queues:
+            _create_database(server, "user_logins")
+            environment = os.environ | {
+                "PGHOST": "127.0.0.1",
+                "PGPORT": str(server.port),
+                "PGDATABASE": "user_logins",
+                "PGSSLMODE": "prefer",
+                "ADMIN_USER": server.user,
+                "ADMIN_PASSWORD": server.password,
+                **{f"{role}_PASSWORD": secrets.token_urlsafe() for role in LOGIN_ROLES},
+                "AWS_ENDPOINT_URL": queues.endpoint_url,
+                "AWS_DEFAULT_REGION": emulator.REGION,
+                "AWS_ACCESS_KEY_ID": "sandbox",
+                "AWS_SECRET_ACCESS_KEY": "sandbox",
+                "SQS_QUEUE_URL": emulator.create_queue(queues, "login-queue"),
+                "DBT_PROFILES_DIR": str(Path("dbt_project/profiles").absolute()),
+            }
+            migrate = subprocess.run([sys.executable, "-m", "loader", "migrate"], env=environment, stdout=subprocess.DEVNULL, check=False)
+            if migrate.returncode != 0:
+                raise click.exceptions.Exit(migrate.returncode)
+            try:
+                code = subprocess.run(command, env=environment, check=False).returncode
+            except OSError as error:
+                raise SandboxError(f"{command[0]} cannot be run: {error.strerror}", os.EX_NOINPUT) from error
+    raise click.exceptions.Exit(code)
+
+
+ANALYST_SEES = {
+    "analytics.user_logins, five of its rows": (
+        "select user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date "
+        "from analytics.user_logins order by create_date desc, masked_ip limit 5"
+    ),
+    "analytics.shared_ips: addresses seen more than once": ("select * from analytics.shared_ips order by logins desc, masked_ip limit 5"),
+    "analytics.shared_devices: devices seen more than once": (
+        "select * from analytics.shared_devices order by logins desc, masked_device_id limit 5"
+    ),
+    "analytics.daily_logins, the five most frequent rows": (
+        "select * from analytics.daily_logins order by logins desc, create_date, device_type, locale, app_version limit 5"
+    ),
+}
+COUNTS = (
+    "select (select count(*) from staging.raw_logins) as landed, "
+    "(select count(*) from marts.user_logins) as masked, "
+    "(select count(*) from marts.rejected_logins) as rejected"
+)
+REASONS = "select reasons, count(*) as messages from marts.rejected_logins group by reasons order by messages desc, reasons"
+
+
+def _servers(settings: Settings) -> tuple[Postgres, Emulator]:
+    directory = STATE.absolute()
+    return (
+        Postgres(directory, settings.postgres_port, settings.admin_user, settings.admin_password),
+        Emulator(directory, settings.emulator_port),
+    )
+
+
+def _stop() -> None:
+    directory = STATE.absolute()
+    stopped = []
+    # ports and passwords do not matter here: each is found by its record
+    if emulator.stop(Emulator(directory, 0)):
+        stopped.append("the SQS emulator")
+    if postgres.stop(Postgres(directory, 0, "", "")):
+        stopped.append("PostgreSQL")
+    click.echo(f"stopped {' and '.join(stopped)}" if stopped else "nothing of the sandbox was running")
+
+
+def _create_database(server: Postgres, name: str) -> None:
+    try:
+        with server.connect() as connection:
+            if connection.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
+                connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    except psycopg.OperationalError as error:
+        raise SandboxError(
+            f"{refusal(error)}; .sandbox was made with another ADMIN_PASSWORD: restore it in .env, or run make clean", os.EX_NOPERM
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """Let one command at a time change the sandbox."""
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    with (STATE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""What can go wrong in the sandbox, said in one line."""
+
+import os
+
+import psycopg
+
+
+class SandboxError(Exception):
+    """What failed, what was found and what to do, in one line without personal values.
+
+    *exit_code* is one of sysexits' (os.EX_*).
+    """
+
+    def __init__(self, message: str, exit_code: int = os.EX_UNAVAILABLE) -> None:
+        """Keep the one-line *message* and the process's *exit_code*."""
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def refusal(error: psycopg.OperationalError) -> str:
+    """Why PostgreSQL let nobody in, in one line: libpq adds questions and further attempts below the first."""
+    return str(error).strip().splitlines()[0].removeprefix("connection failed: ")

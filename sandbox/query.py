@@ -1,0 +1,90 @@
+"""Ask the database what an analyst may ask, and print it as a table."""
+
+import os
+import sys
+from collections.abc import Generator, Mapping
+from itertools import islice
+from typing import Any, cast
+
+import psycopg
+from psycopg import errors
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sandbox.errors import SandboxError, refusal
+from sandbox.settings import required
+
+MAX_ROWS = 1_000
+UNLIMITED_WIDTH = 10_000
+NEVER_CUT = 20  # letters: in a narrow terminal the long columns give way
+
+
+def wide_console() -> Console:
+    """A console as wide as the terminal, and wide enough for any table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else UNLIMITED_WIDTH)
+
+
+def connect(role: str, password_variable: str, environ: Mapping[str, str]) -> psycopg.Connection:
+    """Connect as *role* to the database that libpq's variables name.
+
+    Raises SandboxError when the server is down, the database is absent or the password is refused.
+    """
+    try:
+        return psycopg.connect(user=role, password=required(environ, password_variable), autocommit=True, connect_timeout=10)
+    except psycopg.OperationalError as error:
+        reason = refusal(error)
+        refused = "authentication failed" in reason
+        advice = f"correct {password_variable}, or run make up, which sets it" if refused else "run make up, or correct PGHOST and PGPORT"
+        raise SandboxError(f"{reason}; {advice}", os.EX_NOPERM if refused else os.EX_UNAVAILABLE) from error
+
+
+def print_query(connection: psycopg.Connection, query: str, console: Console, title: str | None = None) -> None:
+    """Run *query*, one statement, and print its rows, the first 1,000 at most; null is shown as ∅.
+
+    Where a terminal is too narrow, long values are cut with … under a *title*, and folded without one.
+
+    Raises SandboxError with the server's own words when it refuses the query.
+    """
+    try:
+        with connection.cursor() as cursor:
+            rows = cast("Generator[tuple[Any, ...]]", cursor.stream(query.encode()))
+            shown = list(islice(rows, MAX_ROWS))
+            more = next(rows, None) is not None
+            columns = [column.name for column in cursor.description or []]
+            rows.close()
+    except psycopg.Error as error:
+        raise SandboxError(*_explain(error)) from error
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    cells = [[_cell(value) for value in row] for row in shown]
+    for number, name in enumerate(columns):
+        longest = max([len(name), *(len(row[number]) for row in cells)])
+        table.add_column(Text(name), overflow="ellipsis" if title else "fold", no_wrap=longest <= NEVER_CUT)
+    for row in cells:
+        table.add_row(*row)
+    if title:
+        console.print(Text(title, style="bold"))
+    if cells:
+        console.print(table)
+    console.print(
+        f"{len(shown)} row{'' if len(shown) == 1 else 's'}{', and more: add a limit or a condition' if more else ''}", highlight=False
+    )
+
+
+def _explain(error: psycopg.Error) -> tuple[str, int]:
+    message = error.diag.message_primary or " ".join(str(error).split())
+    if isinstance(error, errors.InsufficientPrivilege):
+        return f"{message}; an analyst sees the views in the schema analytics", os.EX_NOPERM
+    if isinstance(error, (errors.UndefinedTable, errors.InvalidSchemaName)):
+        return f"{message}; an analyst sees the views in the schema analytics, once dbt run has made them", os.EX_DATAERR
+    if isinstance(error, errors.NoData | psycopg.ProgrammingError) and error.sqlstate is None:
+        return f"{message}; give one statement that returns rows", os.EX_DATAERR
+    return f"{message}; correct the SQL", os.EX_DATAERR
+
+
+def _cell(value: object) -> Text:
+    if value is None:
+        return Text("∅", style="dim")
+    # what an event sends must not steer the terminal
+    return Text("".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(value)))

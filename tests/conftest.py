@@ -1,0 +1,96 @@
+"""The servers that all tests share, and a database and a queue for each test."""
+
+import itertools
+import secrets
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from psycopg import sql
+
+from loader.migrate import migrate
+from sandbox import emulator, postgres
+from sandbox.emulator import Emulator
+from sandbox.postgres import Postgres
+from tests import support
+from tests.support import DATABASE_FILES, Database, Queue
+
+LOGIN_ROLES = ("loader", "transformer", "analyst", "pii_requester", "pii_approver")
+TEMPLATE = "migrated"
+numbers = itertools.count(1)
+
+
+def pytest_sessionstart() -> None:
+    """A terminated run stops its servers, as an interrupted one does."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with postgres.throwaway(tmp_path_factory.mktemp("postgres"), secrets.token_urlsafe()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    with emulator.throwaway(tmp_path_factory.mktemp("sqs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def passwords() -> Mapping[str, str]:
+    return {role: secrets.token_urlsafe() for role in LOGIN_ROLES}
+
+
+@pytest.fixture(scope="session")
+def template(postgres_server: Postgres, passwords: Mapping[str, str]) -> str:
+    with postgres_server.connect() as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(TEMPLATE)))
+    with postgres_server.connect(TEMPLATE) as connection:
+        migrate(connection, DATABASE_FILES, passwords)
+    return TEMPLATE
+
+
+@pytest.fixture
+def empty_database(postgres_server: Postgres, passwords: Mapping[str, str]) -> Iterator[Database]:
+    """A database to which nothing was applied."""
+    yield from _database(postgres_server, passwords, "template1")
+
+
+@pytest.fixture
+def database(postgres_server: Postgres, passwords: Mapping[str, str], template: str) -> Iterator[Database]:
+    """A database with `database/` applied and no rows."""
+    for made in _database(postgres_server, passwords, template):
+        with made.connect() as connection:
+            # who may connect stands on the database itself, and a copy does not inherit it
+            migrate(connection, DATABASE_FILES, {})
+        yield made
+
+
+@pytest.fixture
+def queue(sqs: Emulator) -> Iterator[Queue]:
+    made = Queue(sqs, emulator.create_queue(sqs, f"login-queue-{next(numbers)}"))
+    yield made
+    for url in (made.url, made.dead_letter_url):
+        sqs.client().delete_queue(QueueUrl=url)
+
+
+@pytest.fixture
+def environment(database: Database, queue: Queue, tmp_path: Path) -> dict[str, str]:
+    """Variables for commands that work on this test's database and queue; dbt writes into the test's own folder."""
+    own = {"DBT_TARGET_PATH": str(tmp_path / "target"), "DBT_LOG_PATH": str(tmp_path / "logs")}
+    return support.environment(database, queue) | own
+
+
+def _database(server: Postgres, passwords: Mapping[str, str], template: str) -> Iterator[Database]:
+    name = sql.Identifier(f"test_{next(numbers)}")
+    with server.connect() as connection:
+        connection.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(template)))
+        yield Database(server, name.as_string().strip('"'), passwords)
+        connection.execute(sql.SQL("drop database {} with (force)").format(name))

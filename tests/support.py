@@ -1,0 +1,109 @@
+"""What a test is handed: a migrated database of its own, a queue of its own, and commands that run on them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from sandbox.emulator import REGION, Emulator
+from sandbox.login_queue import DEAD_LETTER_SUFFIX
+from sandbox.postgres import Postgres
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+ROOT = Path(__file__).parent.parent
+DATABASE_FILES = ROOT / "database"
+REAL_EVENTS = ROOT.parent / "shared" / "data" / "login_queue.jsonl"
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database with `database/` applied, and the passwords of the roles that may log in."""
+
+    server: Postgres
+    name: str
+    passwords: Mapping[str, str]
+
+    def connect(self, role: str | None = None, *, autocommit: bool = True) -> psycopg.Connection[Any]:
+        """Connect as *role* with its password, or as the server's superuser; to be used in a `with`."""
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.server.port,
+            dbname=self.name,
+            user=role or self.server.user,
+            password=self.passwords[role] if role else self.server.password,
+            autocommit=autocommit,
+            connect_timeout=10,
+        )
+
+    def rows(self, query: str, role: str | None = None) -> list[tuple[Any, ...]]:
+        """All rows of *query* as *role*, on a connection of its own."""
+        with self.connect(role) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    def value(self, query: str, role: str | None = None) -> Any:
+        """The first column of the first row of *query*."""
+        return self.rows(query, role)[0][0]
+
+
+@dataclass(frozen=True)
+class Queue:
+    """One empty queue with its dead-letter queue."""
+
+    emulator: Emulator
+    url: str
+
+    @property
+    def dead_letter_url(self) -> str:
+        """Where messages go that were received too often."""
+        return self.url + DEAD_LETTER_SUFFIX
+
+    @property
+    def client(self) -> "SQSClient":
+        """A boto3 client of the emulator."""
+        return self.emulator.client()
+
+    def send(self, *bodies: str) -> list[str]:
+        """Send each body as one message and return the MessageIds in their order."""
+        client = self.client
+        return [client.send_message(QueueUrl=self.url, MessageBody=body)["MessageId"] for body in bodies]
+
+    def depth(self, url: str | None = None) -> int:
+        """How many messages the queue (or the one at *url*) holds, those in flight and delayed ones included."""
+        attributes = self.client.get_queue_attributes(QueueUrl=url or self.url, AttributeNames=["All"])["Attributes"]
+        return sum(int(value) for name, value in attributes.items() if name.startswith("ApproximateNumberOfMessages"))
+
+
+def environment(database: Database, queue: Queue) -> dict[str, str]:
+    """The variables that make the loader, dbt and the sandbox's commands work on *database* and *queue*, and no others of theirs."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "DBT_", "LOADER_", "SQS_"))}
+    return inherited | {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(database.server.port),
+        "PGDATABASE": database.name,
+        "ADMIN_USER": database.server.user,
+        "ADMIN_PASSWORD": database.server.password,
+        **{f"{role.upper()}_PASSWORD": password for role, password in database.passwords.items()},
+        "AWS_ENDPOINT_URL": queue.emulator.endpoint_url,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": "sandbox",
+        "AWS_SECRET_ACCESS_KEY": "sandbox",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "SQS_QUEUE_URL": queue.url,
+        "DBT_PROFILES_DIR": str(ROOT / "dbt_project" / "profiles"),
+        "DO_NOT_TRACK": "1",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "default",
+    }
+
+
+def run(command: list[str], environ: Mapping[str, str], cwd: Path = ROOT, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run *command* to its end and return its output and exit code; the word `python` means this interpreter."""
+    words = [sys.executable if word == "python" else word for word in command]
+    return subprocess.run(words, env=environ, cwd=cwd, capture_output=True, text=True, timeout=timeout_seconds, check=False)
