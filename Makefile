@@ -55,7 +55,7 @@ lint: $(STAMP) ## ruff, mypy, sqlfluff
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/sqlfluff lint database
-	@$(BIN)/python -m sandbox run -- $(BIN)/sqlfluff lint dbt_project
+	@$(BIN)/python -m sandbox run -- $(BIN)/sqlfluff lint --templater dbt dbt_project
 
 bench: $(STAMP) ## measure the loader and the masking
 	@$(BIN)/python -m benchmarks

@@ -2,4 +2,4 @@
 
 select masking.create_key(wanted.domain) as version
 from (values ('ip'), ('invalid_ip'), ('device_id')) as wanted (domain)
-where not exists (select from masking.keys where keys.domain = wanted.domain);
+where wanted.domain not in (select keys.domain from masking.keys);

@@ -21,7 +21,7 @@ from public, loader, transformer, analyst, pii_requester, pii_approver;
 -- loader: land, and nothing else; the columns that it may not set (landed_at, landed_xid) keep their defaults
 grant usage on schema staging to loader;
 grant insert (message_id, sent_at, body) on staging.raw_logins to loader;
-grant execute on function staging.ensure_partitions(date []) to loader;
+grant execute on function staging.ensure_partitions(date[]) to loader;
 
 -- transformer (dbt): read staging, move its own watermarks, call the maskers
 grant usage on schema staging, masking to transformer;
@@ -31,7 +31,7 @@ grant execute on function
 staging.open_window(text, text, boolean), staging.landed_from(), staging.landed_before(), staging.close_window()
 to transformer;
 grant execute on function
-masking.canonical_ip(text), masking.token(text, text), masking.tokens(text, text [])
+masking.canonical_ip(text), masking.token(text, text), masking.tokens(text, text[])
 to transformer;
 
 -- analyst: the views in analytics

@@ -18,4 +18,5 @@ begin
 end
 $$;
 
-comment on function masking.hmac_block(bytea, integer) is 'A key padded to 64 bytes, each xor pad: 54 (0x36) inner, 92 (0x5c) outer (RFC 2104).';
+comment on function masking.hmac_block(bytea, integer) is
+'A key padded to 64 bytes, each xor pad: 54 (0x36) inner, 92 (0x5c) outer (RFC 2104).';

@@ -2,8 +2,8 @@
 -- Equal values of a domain get equal tokens under one key version, and nothing can be computed back without the key.
 -- Set-based because the price of a call (change of user, look-up of the key) is then paid once, not per value.
 -- STABLE, not IMMUTABLE: the planner would fold an immutable call into the plan, where EXPLAIN shows it.
-create or replace function masking.tokens(domain text, plain_values text [])
-returns text []
+create or replace function masking.tokens(domain text, plain_values text[])
+returns text[]
 language plpgsql
 stable
 strict
@@ -36,4 +36,4 @@ begin
 end
 $$;
 
-comment on function masking.tokens(text, text []) is 'Tokens of many values of one domain, in their order; null for null.';
+comment on function masking.tokens(text, text[]) is 'Tokens of many values of one domain, in their order; null for null.';

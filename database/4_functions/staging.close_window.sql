@@ -4,8 +4,8 @@ returns void
 language sql
 set search_path = pg_catalog, pg_temp
 begin atomic
-update staging.watermarks set taken_before = window_before, taken_at = clock_timestamp()
-where consumer = current_setting('staging.consumer');
+    update staging.watermarks set taken_before = window_before, taken_at = clock_timestamp()
+    where consumer = current_setting('staging.consumer');
 end;
 
 comment on function staging.close_window() is 'Records that the window open in this transaction has been taken.';

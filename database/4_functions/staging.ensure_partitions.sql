@@ -1,5 +1,5 @@
 -- Makes the partition of each given UTC date where it is missing. The loader may call it and can create nothing else.
-create or replace function staging.ensure_partitions(dates date [])
+create or replace function staging.ensure_partitions(dates date[])
 returns void
 language plpgsql
 security definer
@@ -26,4 +26,4 @@ begin
 end
 $$;
 
-comment on function staging.ensure_partitions(date []) is 'Makes the partitions of the given UTC dates where they are missing.';
+comment on function staging.ensure_partitions(date[]) is 'Makes the partitions of the given UTC dates where they are missing.';

@@ -36,4 +36,5 @@ begin
 end
 $$;
 
-comment on function staging.open_window(text, text, boolean) is 'Fixes the window of landed rows that a dbt model takes in this transaction.';
+comment on function staging.open_window(text, text, boolean) is
+'Fixes the window of landed rows that a dbt model takes in this transaction.';

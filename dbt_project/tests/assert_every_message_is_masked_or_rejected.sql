@@ -24,7 +24,11 @@ landed as (
 
     from raw_logins
 
-    where landed_xid < (select taken_before from staging.watermarks where consumer = 'rejected_logins')
+    where
+        landed_xid < (
+            select watermarks.taken_before from staging.watermarks
+            where watermarks.consumer = 'rejected_logins'
+        )
 
 ),
 
@@ -36,11 +40,11 @@ counted as (
 
     from landed
 
-    left join outcomes on landed.message_id = outcomes.message_id
+    left outer join outcomes on landed.message_id = outcomes.message_id
 
     group by landed.message_id
 
 )
 
 select * from counted
-where outcomes != 1
+where outcomes <> 1

@@ -19,9 +19,12 @@ accepted as (
 
     where
         reasons is null
-        {% if is_incremental() -%}
-        and not exists (select from {{ this }} as taken where taken.message_id = judged_logins.message_id)
-        {%- endif %}
+    {% if is_incremental() %}
+            and not exists (
+                select from {{ this }} as taken
+                where taken.message_id = judged_logins.message_id
+            )
+        {% endif %}
 
 ),
 
@@ -60,14 +63,14 @@ batched as (
 
 masked as (
 
-    select login.*
+    select masked_login.*
 
     from batched
 
     cross join lateral unnest(
-        user_ids, device_types, ip_tokens, invalid_ip_tokens, device_id_tokens, locales, app_versions,
-        message_ids, sent_ats, landed_xids
-    ) as login (
+        batched.user_ids, batched.device_types, batched.ip_tokens, batched.invalid_ip_tokens, batched.device_id_tokens,
+        batched.locales, batched.app_versions, batched.message_ids, batched.sent_ats, batched.landed_xids
+    ) as masked_login (
         user_id, device_type, ip_token, invalid_ip_token, masked_device_id, locale, app_version,
         message_id, sent_at, landed_xid
     )
@@ -77,21 +80,21 @@ masked as (
 typed as (
 
     select
+        message_id,
+        sent_at,
+        landed_xid,
         user_id::varchar(128) as user_id,
         device_type::varchar(32) as device_type,
-        coalesce(ip_token, invalid_ip_token)::varchar(256) as masked_ip,
         masked_device_id::varchar(256) as masked_device_id,
         locale::varchar(32) as locale,
         app_version::varchar(32) as app_version,
+        coalesce(ip_token, invalid_ip_token)::varchar(256) as masked_ip,
         (sent_at at time zone 'UTC')::date as create_date,
         ip_token is not null as ip_is_valid,
         case
             when app_version ~ '^[0-9]{1,9}([.][0-9]{1,9})*$'
-                then string_to_array(app_version, '.')::integer []
-        end as app_version_parts,
-        message_id,
-        sent_at,
-        landed_xid
+                then string_to_array(app_version, '.')::integer[]
+        end as app_version_parts
 
     from masked
 

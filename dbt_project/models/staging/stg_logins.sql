@@ -6,7 +6,7 @@ raw_logins as (
 
 ),
 
--- `offset 0` keeps the planner from copying the parse into each expression that uses it.
+-- `offset 0` (it orders nothing) keeps the planner from copying the parse into each expression that uses it.
 parsed as (
 
     select
@@ -19,13 +19,13 @@ parsed as (
         case
             when octet_length(body) <= {{ var('max_body_bytes') }} and pg_input_is_valid(body, 'jsonb')
                 then body::jsonb
-        end as event
+        end as login_event
 
     from raw_logins
 
     where {{ in_window() }}
 
-    offset 0
+    offset 0 -- noqa: AM09
 
 ),
 
@@ -37,23 +37,23 @@ fields as (
         landed_at,
         landed_xid,
         body_bytes,
-        jsonb_typeof(event) as event_type,
-        event ->> 'user_id' as user_id,
-        jsonb_typeof(event -> 'user_id') as user_id_type,
-        event ->> 'device_type' as device_type,
-        jsonb_typeof(event -> 'device_type') as device_type_type,
-        event ->> 'ip' as ip,
-        jsonb_typeof(event -> 'ip') as ip_type,
-        event ->> 'device_id' as device_id,
-        jsonb_typeof(event -> 'device_id') as device_id_type,
-        event ->> 'locale' as locale,
-        jsonb_typeof(event -> 'locale') as locale_type,
-        event ->> 'app_version' as app_version,
-        jsonb_typeof(event -> 'app_version') as app_version_type
+        jsonb_typeof(login_event) as event_type,
+        login_event ->> 'user_id' as user_id,
+        jsonb_typeof(login_event -> 'user_id') as user_id_type,
+        login_event ->> 'device_type' as device_type,
+        jsonb_typeof(login_event -> 'device_type') as device_type_type,
+        login_event ->> 'ip' as ip,
+        jsonb_typeof(login_event -> 'ip') as ip_type,
+        login_event ->> 'device_id' as device_id,
+        jsonb_typeof(login_event -> 'device_id') as device_id_type,
+        login_event ->> 'locale' as locale,
+        jsonb_typeof(login_event -> 'locale') as locale_type,
+        login_event ->> 'app_version' as app_version,
+        jsonb_typeof(login_event -> 'app_version') as app_version_type
 
     from parsed
 
-    offset 0
+    offset 0 -- noqa: AM09
 
 )
 
