@@ -77,6 +77,4 @@ def _apply(connection: psycopg.Connection[Any], path: Path, name: str, applied_s
 
 def _set_password(connection: psycopg.Connection[Any], role: str, password: str) -> None:
     verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
-    connection.execute(
-        sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(verifier.decode()))
-    )
+    connection.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(verifier.decode())))
