@@ -44,7 +44,7 @@ query: $(STAMP) ## SQL="select …": run it as the analyst, print a table
 	@$(BIN)/python -m sandbox query -- "$$SQL"
 
 test: $(STAMP) ## all tests but the long fault tests, on servers of their own
-	@$(BIN)/python -m pytest --ignore tests/faults
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --ignore tests/faults
 
 test-faults: $(STAMP) ## kill, cut and starve what it runs on, and count that nothing is lost
 	@$(BIN)/python -m pytest tests/faults
@@ -63,7 +63,7 @@ bench: $(STAMP) ## measure the loader and the masking
 install: $(STAMP) ## make .venv with everything, from requirements-dev.lock
 
 lock: ## pin anew all that pyproject.toml names
-	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv
+	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install -qq --disable-pip-version-check uv
 	@$(LOCK) requirements-dev.lock --group dev
 	@$(LOCK) requirements.lock --constraint requirements-dev.lock
 
@@ -76,5 +76,5 @@ $(STAMP): requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("$(PYTHON) is Python %d.%d and 3.11 or newer is needed; say which: make PYTHON=/path/to/python3" % sys.version_info[:2])'
 	@echo 'Installing into .venv (about a minute, once) …'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
 	@touch $@

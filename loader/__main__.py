@@ -14,14 +14,14 @@ import psycopg
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from loader import settings as environment
-from loader import sqs
 from loader.errors import LoaderError, refused, unavailable, wrong_setting
 from loader.landing import Landing
-from loader.metrics import Histograms, Tally, TallyCollector, serve
+from loader.metrics import Tally, TallyCollector, serve
 from loader.migrate import MigrationError, migrate
 from loader.pipeline import Pipeline
 from loader.report import make_report
 from loader.settings import LoaderSettings, MigrateSettings
+from loader.sqs import open_queue
 
 DATABASE = Path(__file__).resolve().parent.parent / "database"
 MIGRATE_CONNECT_SECONDS = 10
@@ -109,22 +109,26 @@ async def _load(settings: LoaderSettings, *, until_empty: bool) -> None:
     registry.register(TallyCollector(tally))
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    histograms = Histograms(registry)
 
-    troubles: list[Callable[[str], None]] = []
-    landing = Landing(settings, lambda reason: troubles[0](reason))
+    report = make_report()
+
+    def database_failed(reason: str) -> None:
+        tally.database_errors += 1
+        tally.database_ready = False
+        report.trouble("PostgreSQL failed, trying again", reason)
+
+    landing = Landing(settings, database_failed, gives_up=until_empty)
     close_http: Callable[[], None] | None = None
     queue = None
     try:
         if not until_empty:
             close_http = serve(settings.loader_http_host, settings.loader_http_port, registry, tally)
         await _unless(stop, landing.open())
-        queue = await _unless(stop, sqs.open_queue(settings.sqs_queue_url, settings.aws_region, settings.loader_timeout_seconds))
+        queue = await _unless(stop, open_queue(settings))
         tally.database_ready = tally.queue_ready = True
-        report = make_report()
-        pipeline = Pipeline(queue, landing, settings, tally, histograms, report)
-        troubles.append(pipeline.database_failed)
+        pipeline = Pipeline(queue, landing, settings, tally, report)
         started = time.monotonic()
+        report.start()
         try:
             await pipeline.run(stop, until_empty=until_empty)
         finally:

@@ -1,21 +1,23 @@
 """Batches into `staging.raw_logins`: one transaction each, as often as it takes."""
 
 import asyncio
-import datetime
+import datetime as dt
 import os
-import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as sqlstate
 
 from loader.errors import LoaderError, refused, unavailable, wrong_setting
 from loader.settings import LoaderSettings
-from loader.sqs import Message
+from loader.sqs import Message, backoff_seconds
 
 Connection = psycopg.AsyncConnection[tuple[object, ...]]
+Result = TypeVar("Result")
 
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 INCOMING = "create temp table incoming (message_id text, sent_at timestamptz, body text) on commit delete rows"
 # Binary, because an error in a text COPY quotes the row, in the server's log too. And COPY, because the parameters of an
@@ -35,14 +37,15 @@ TIMEOUTS = """
 """
 
 PARTITION_ATTEMPTS = 3
-CONNECT_SECONDS = 10
+CANCEL_SECONDS = 1
+# drain gives up on a server or a queue that has been away for so long; follow never does.
+OUTAGE_SECONDS = 300
 
 # What passes: a restart, a failover, a full disk, a deadlock, a time-out, a network. The transaction is done again from its start.
 PASSING = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
-    sqlstate.ReadOnlySqlTransaction,  # the old primary, during a failover
-    sqlstate.InFailedSqlTransaction,
+    psycopg.InternalError,  # such as 25006: we are on the old primary, during a failover
     OSError,
     TimeoutError,
 )
@@ -51,9 +54,13 @@ PASSING = (
 class Landing:
     """The connection that batches land over: opened at need, and opened again whenever it breaks."""
 
-    def __init__(self, settings: LoaderSettings, on_trouble: Callable[[str], None]) -> None:
-        """Call *on_trouble* with a line that says why, each time that a batch has to be tried again."""
+    def __init__(self, settings: LoaderSettings, on_trouble: Callable[[str], None], *, gives_up: bool) -> None:
+        """Call *on_trouble* with a line that says why, each time that a batch has to be tried again.
+
+        With *gives_up*, a server that has been away for `OUTAGE_SECONDS` is an error.
+        """
         self._settings = settings
+        self._gives_up = gives_up
         self._on_trouble = on_trouble
         self._connection: Connection | None = None
 
@@ -71,18 +78,19 @@ class Landing:
     async def land(self, batch: Sequence[Message]) -> int:
         """Commit *batch*, and return how many of its rows are new; the others had landed before.
 
-        Does not return before it is committed: it tries again, with back-off, for as long as nobody cancels it.
+        Does not return before it is committed: it tries again, with back-off, for as long as it takes.
 
         Raises:
-            LoaderError: trying again cannot help.
+            LoaderError: trying again cannot help, or has not for too long.
         """
         rows = sorted((message.message_id, _sent_at(message), storable(message.body)) for message in batch)
+        started = time.monotonic()
         failures = 0
         partitions_missed = 0
         while True:
             try:
-                async with asyncio.timeout(self._settings.loader_timeout_seconds + CONNECT_SECONDS):
-                    return await _insert(await self._connected(), rows)
+                connection = await self._connected()
+                return await _within(self._settings.loader_timeout_seconds, _insert(connection, rows))
             except sqlstate.CheckViolation:
                 # A day that has no partition, because nothing came of it before or because retention has just dropped it.
                 partitions_missed += 1
@@ -91,7 +99,10 @@ class Landing:
                 await self._ensure_partitions(sorted({sent_at.date() for _, sent_at, _ in rows}))
             except PASSING as error:
                 failures += 1
-                self._on_trouble(_reason(error, self._settings))
+                reason = _reason(error, self._settings)
+                if self._gives_up and time.monotonic() - started > OUTAGE_SECONDS:
+                    raise unavailable(f"{reason}, for {OUTAGE_SECONDS} s now; run python -m loader drain again later") from None
+                self._on_trouble(reason)
                 await self.close()
                 await asyncio.sleep(backoff_seconds(failures))
             except psycopg.Error as error:
@@ -106,26 +117,21 @@ class Landing:
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
             try:
-                self._connection = await _connect(self._settings)
+                self._connection = await _within(self._settings.loader_timeout_seconds, _connect(self._settings))
             except psycopg.Error as error:
                 if isinstance(error, PASSING) and not _is_refusal(error):
                     raise
                 raise _fatal(error, self._settings) from None
         return self._connection
 
-    async def _ensure_partitions(self, dates: list[datetime.date]) -> None:
+    async def _ensure_partitions(self, dates: list[dt.date]) -> None:
         try:
-            async with asyncio.timeout(self._settings.loader_timeout_seconds + CONNECT_SECONDS):
-                # In a transaction of its own: it locks the table against every other loader until it commits.
-                await (await self._connected()).execute(PARTITIONS, [dates])
+            connection = await self._connected()
+            # In a transaction of its own, so that its locks are short.
+            await _within(self._settings.loader_timeout_seconds, connection.execute(PARTITIONS, [dates]))
         except PASSING as error:
             self._on_trouble(_reason(error, self._settings))
             await self.close()
-
-
-def backoff_seconds(failures: int) -> float:
-    """How long to wait after *failures* in a row (1 and up): doubling from 0.1 s to 5 s, and random, so that loaders do not march in step."""
-    return float(random.uniform(0.5, 1) * min(5.0, 0.1 * 2 ** min(failures - 1, 10)))  # noqa: S311  # no secret depends on it
 
 
 def storable(body: str) -> str:
@@ -142,11 +148,11 @@ def storable(body: str) -> str:
     return "\\x" + body.encode(errors="surrogatepass").hex()
 
 
-def _sent_at(message: Message) -> datetime.datetime:
-    return EPOCH + datetime.timedelta(milliseconds=message.sent_ms)
+def _sent_at(message: Message) -> dt.datetime:
+    return EPOCH + dt.timedelta(milliseconds=message.sent_ms)
 
 
-async def _insert(connection: Connection, rows: Sequence[tuple[str, datetime.datetime, str]]) -> int:
+async def _insert(connection: Connection, rows: Sequence[tuple[str, dt.datetime, str]]) -> int:
     # The rows come sorted by key, so that two loaders with the same messages wait for each other and never in a circle.
     async with connection.transaction(), connection.cursor() as cursor:
         async with cursor.copy(COPY) as copy:
@@ -158,28 +164,44 @@ async def _insert(connection: Connection, rows: Sequence[tuple[str, datetime.dat
 
 
 async def _connect(settings: LoaderSettings) -> Connection:
-    silence = max(2, int(settings.loader_timeout_seconds))
-    async with asyncio.timeout(settings.loader_timeout_seconds):
-        connection = await psycopg.AsyncConnection.connect(
-            user=settings.pguser,
-            password=settings.password,
-            application_name="user-logins loader",
-            connect_timeout=CONNECT_SECONDS,
-            # A server that vanished answers nothing, and without these the kernel would wait for it for hours.
-            keepalives_idle=max(1, silence // 2),
-            keepalives_interval=max(1, silence // 6),
-            keepalives_count=3,
-            tcp_user_timeout=silence * 1000,
-            autocommit=True,
-        )
-        try:
-            await connection.execute(TIMEOUTS, {"ms": str(silence * 1000)})
-            await connection.execute(INCOMING)
-            await connection.execute(LAND)  # lands nothing, and is refused now if it would be refused later
-        except BaseException:
-            await connection.close()
-            raise
+    silence = int(settings.loader_timeout_seconds)
+    connection = await psycopg.AsyncConnection.connect(
+        user=settings.pguser,
+        password=settings.password,
+        application_name="user-logins loader",
+        connect_timeout=silence,
+        # A server that vanished answers nothing, and without these the kernel would wait for it for hours.
+        keepalives_idle=max(1, silence // 2),
+        keepalives_interval=max(1, silence // 6),
+        keepalives_count=3,
+        tcp_user_timeout=silence * 1000,
+        autocommit=True,
+    )
+    try:
+        await connection.execute(TIMEOUTS, {"ms": str(silence * 1000)})
+        await connection.execute(INCOMING)
+        await connection.execute(LAND)  # lands nothing, and is refused now if it would be refused later
+    except BaseException:
+        await connection.close()
+        raise
     return connection
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
+    """Do *work* on a connection, or raise TimeoutError and leave it broken.
+
+    A psycopg that is cancelled asks the server to cancel, and waits for that; told twice, it gives the connection up.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=CANCEL_SECONDS)
 
 
 def _is_refusal(error: BaseException) -> bool:

@@ -37,6 +37,19 @@ class Tally:
     database_ready: bool = False
     queue_ready: bool = False
     beat: float = field(default_factory=time.monotonic)
+    batch_messages: Histogram = field(
+        default_factory=lambda: Histogram(
+            "loader_batch_messages", "Messages in a batch.", buckets=(1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000), registry=None
+        )
+    )
+    commit_seconds: Histogram = field(
+        default_factory=lambda: Histogram(
+            "loader_commit_seconds",
+            "Time from a batch's first attempt to its commit.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=None,
+        )
+    )
 
     @property
     def oldest_age_seconds(self) -> float:
@@ -44,25 +57,6 @@ class Tally:
         if self.oldest_sent_ms is None or not self.in_flight:
             return 0.0
         return max(0.0, time.time() - self.oldest_sent_ms / 1000)
-
-
-class Histograms:
-    """Distributions, observed once a batch."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Register them in *registry*."""
-        self.batch_messages = Histogram(
-            "loader_batch_messages",
-            "Messages in a batch.",
-            buckets=(1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000),
-            registry=registry,
-        )
-        self.commit_seconds = Histogram(
-            "loader_commit_seconds",
-            "Time from a batch's first attempt to its commit.",
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
-            registry=registry,
-        )
 
 
 class TallyCollector(Collector):
@@ -75,6 +69,8 @@ class TallyCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """One family for each number."""
         tally = self._tally
+        yield from tally.batch_messages.collect()
+        yield from tally.commit_seconds.collect()
         for name, text, value in (
             ("loader_messages_received", "Messages received from the queue.", tally.received),
             ("loader_messages_landed", "Messages committed to staging for the first time.", tally.landed),

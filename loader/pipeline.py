@@ -9,17 +9,17 @@ the transaction that landed it. Whatever goes wrong between, it stays on the que
 """
 
 import asyncio
-import itertools
+import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from loader import sqs
 from loader.errors import unavailable, unfinished
-from loader.landing import Landing, backoff_seconds
-from loader.metrics import Histograms, Tally
+from loader.landing import OUTAGE_SECONDS, Landing
+from loader.metrics import Tally
 from loader.report import Report
 from loader.settings import LoaderSettings
-from loader.sqs import Message, Queue
+from loader.sqs import Message, Queue, backoff_seconds
 from loader.wire import SqsError
 
 # drain ends after so many empty replies in a row, and then only if the queue's own counts say zero. One empty reply is not an
@@ -29,8 +29,6 @@ DRAIN_WAIT_SECONDS = 1
 # What others hold comes back when its visibility time-out passes: drain waits so long for it, within these bounds.
 PATIENCE_MIN_SECONDS = 60
 PATIENCE_MAX_SECONDS = 900
-# drain gives up on a queue or a database that has been away for so long; follow never does.
-OUTAGE_SECONDS = 300
 
 DELETE_ATTEMPTS = 8
 DEPTH_SECONDS = 5
@@ -40,26 +38,29 @@ LAST_REPLIES_SECONDS = 2
 # The end of the grace period that is kept for giving messages back.
 RELEASE_SECONDS = 3
 
+Tasks = Sequence[asyncio.Task[None]]
+
 
 class Pipeline:
     """One run from a queue into staging."""
 
-    def __init__(
-        self, queue: Queue, landing: Landing, settings: LoaderSettings, tally: Tally, histograms: Histograms, report: Report
-    ) -> None:
+    def __init__(self, queue: Queue, landing: Landing, settings: LoaderSettings, tally: Tally, report: Report) -> None:
         """Prepare; `run` does the work."""
         self._queue = queue
         self._landing = landing
         self._settings = settings
         self._tally = tally
-        self._histograms = histograms
         self._report = report
 
         self._stopping = asyncio.Event()
         self._wait_seconds = sqs.LONGEST_WAIT_SECONDS
         self._last_message = self._last_answer = self._now()
+        self._until_empty = False
         self._empties = 0
-        self._quiet = asyncio.Event()
+        self._receiving = 0
+        self._loud = asyncio.Event()  # receivers may receive; a drain's rest after an empty reply until all have had their answer
+        self._loud.set()
+        self._quiet = asyncio.Event()  # all rest, and we hold nothing: the queue may be empty
 
         # By receipt handle, in the order of their deadlines.
         self._held: dict[str, Message] = {}
@@ -83,6 +84,7 @@ class Pipeline:
         Raises:
             LoaderError: something failed that trying again cannot help, or a drain could not finish.
         """
+        self._until_empty = until_empty
         if until_empty:
             self._wait_seconds = DRAIN_WAIT_SECONDS
         receivers = [asyncio.create_task(self._receive_until_stopped()) for _ in range(self._settings.loader_receivers)]
@@ -96,7 +98,7 @@ class Pipeline:
             done, _ = await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
             failures = [failure for task in done if (failure := task.exception())]
             try:
-                await self._finish(receivers, lander)
+                await self._finish(receivers, lander, deleters)
             except Exception as failure:  # noqa: BLE001  # the first failure is the cause, and what is reported
                 failures.append(failure)
             if failures:
@@ -113,15 +115,22 @@ class Pipeline:
     async def _receive_until_stopped(self) -> None:
         failures = 0
         while not self._stopping.is_set():
+            await self._loud.wait()
             reserved_bytes = await self._take_room()
+            if self._stopping.is_set():
+                return
+            self._receiving += 1
             try:
-                messages = [] if self._stopping.is_set() else await sqs.receive(self._queue, self._wait_seconds)
+                messages = await sqs.receive(self._queue, self._wait_seconds)
             except SqsError as error:
+                self._receiving -= 1
                 self._give_room(sqs.RECEIVE_MAX, reserved_bytes)
+                self._notice_quiet()
                 failures += 1
                 self._sqs_failed("receive failed", error)
                 await asyncio.sleep(backoff_seconds(failures))
             else:
+                self._receiving -= 1
                 failures = 0
                 self._tally.queue_ready = True
                 self._last_answer = self._now()
@@ -133,10 +142,11 @@ class Pipeline:
         self._reply_bytes = max(weight, self._reply_bytes * 99 // 100)
         if not messages:
             self._empties += 1
+            if self._until_empty:
+                self._loud.clear()
             self._notice_quiet()
             return
-        self._empties = 0
-        self._quiet.clear()
+        self._go_on()
         self._last_message = self._now()
         self._tally.received += len(messages)
         if not self._inbox:
@@ -152,7 +162,7 @@ class Pipeline:
     async def _take_room(self) -> int:
         """Wait until another ten messages may be held, and return the bytes set aside for them."""
         while not self._stopping.is_set() and self._held_or_expected() and not self._has_room():
-            self._full.set()  # no batch can grow any more, so none should wait to
+            self._full.set()
             self._room.clear()
             await self._room.wait()
         self._room_messages -= sqs.RECEIVE_MAX
@@ -183,9 +193,9 @@ class Pipeline:
             self._tally.duplicates += len(batch) - landed
             self._tally.batches += 1
             self._tally.oldest_sent_ms = min(message.sent_ms for message in batch)
-            self._histograms.batch_messages.observe(len(batch))
-            self._histograms.commit_seconds.observe(seconds)
-            for chunk in _tens(batch):
+            self._tally.batch_messages.observe(len(batch))
+            self._tally.commit_seconds.observe(seconds)
+            for chunk in in_tens(batch):
                 self._committed.put_nowait(chunk)
             self._report.batch(
                 self._tally,
@@ -201,23 +211,16 @@ class Pipeline:
             self._arrived.clear()
             await self._arrived.wait()
         young = self._oldest_arrival + self._settings.loader_batch_seconds - self._now()
-        if young > 0 and len(self._inbox) < self._settings.loader_batch_messages and not self._stopping.is_set():
+        size = self._settings.loader_batch_messages
+        # Where receivers wait for room, no batch can grow.
+        if young > 0 and len(self._inbox) < size and self._has_room() and not self._stopping.is_set():
             self._full.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(young):
                     await self._full.wait()
-            except TimeoutError:
-                pass
-        size = self._settings.loader_batch_messages
         batch, self._inbox = self._inbox[:size], self._inbox[size:]
         self._oldest_arrival = self._now()
         return batch
-
-    def database_failed(self, reason: str) -> None:
-        """The landing has to try again, and says why."""
-        self._tally.database_errors += 1
-        self._tally.database_ready = False
-        self._report.trouble("PostgreSQL failed, trying again", reason)
 
     # ── deleting ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -276,11 +279,12 @@ class Pipeline:
         margin = self._queue.visibility_seconds / 2
         while True:
             now = self._now()
-            due = [
-                message
-                for message in itertools.takewhile(lambda message: message.deadline - now < margin, self._held.values())
-                if message.deadline > now
-            ]
+            due: list[Message] = []
+            for message in self._held.values():
+                if message.deadline - now > margin:
+                    break
+                if message.deadline > now:
+                    due.append(message)
             await self._in_tens(due, self._extend)
             first = next((message.deadline for message in self._held.values() if message.deadline > now), now + margin * 2)
             await asyncio.sleep(min(margin, max(first - margin - self._now(), margin / 20)))
@@ -312,15 +316,28 @@ class Pipeline:
 
     async def _in_tens(self, messages: Sequence[Message], action: Callable[[Sequence[Message]], Awaitable[None]]) -> None:
         """Run *action* on *messages*, ten at a time, with as many calls under way as there are receivers."""
-        chunks = list(_tens(messages))
+        chunks = list(in_tens(messages))
         for start in range(0, len(chunks), self._settings.loader_receivers):
             await asyncio.gather(*map(action, chunks[start : start + self._settings.loader_receivers]))
 
     # ── watching ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _notice_quiet(self) -> None:
-        if self._empties >= EMPTY_REPLIES and not self._held:
+        """When all receivers of a drain rest: have them ask again, or have it decided whether the queue is empty.
+
+        A drain that left while a receiver was still asking would leave that call behind on the server, which may hide a message for it.
+        """
+        if self._receiving or self._loud.is_set():
+            return
+        if self._empties < EMPTY_REPLIES:
+            self._loud.set()
+        elif not self._held:
             self._quiet.set()
+
+    def _go_on(self) -> None:
+        self._empties = 0
+        self._quiet.clear()
+        self._loud.set()
 
     async def _wait_until_empty(self) -> None:
         """Return when the queue is empty: nothing comes, we hold nothing, and SQS counts nothing.
@@ -347,8 +364,7 @@ class Pipeline:
                     f"{left} messages are left that the queue does not hand out ({depth.in_flight} in flight with another consumer, "
                     f"{depth.delayed} delayed); run python -m loader drain again later"
                 )
-            self._empties = 0
-            self._quiet.clear()
+            self._go_on()
 
     async def _watch_depth(self) -> None:
         while True:
@@ -370,17 +386,18 @@ class Pipeline:
             raise fatal
         if error.code == "Unreachable":
             self._tally.queue_ready = False
-        if self._wait_seconds == DRAIN_WAIT_SECONDS and self._now() - self._last_answer > OUTAGE_SECONDS:
+        if self._until_empty and self._now() - self._last_answer > OUTAGE_SECONDS:
             raise unavailable(
-                f"queue {self._queue.url} has not answered for {OUTAGE_SECONDS} s ({error}); run python -m loader drain again later"
+                f"queue {self._queue.url} did not answer for {OUTAGE_SECONDS} s ({error}); run python -m loader drain again later"
             )
         self._report.trouble(f"{event}, trying again", str(error))
 
     # ── stopping ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _finish(self, receivers: Sequence[asyncio.Task[None]], lander: asyncio.Task[None]) -> None:
+    async def _finish(self, receivers: Tasks, lander: asyncio.Task[None], deleters: Tasks) -> None:
         deadline = self._now() + self._settings.loader_grace_seconds - RELEASE_SECONDS
         self._stopping.set()
+        self._loud.set()
         self._room.set()
         self._full.set()
         self._arrived.set()
@@ -390,14 +407,13 @@ class Pipeline:
         self._arrived.set()
         await asyncio.wait([lander], timeout=max(0, deadline - self._now()))
         deletes = asyncio.create_task(self._committed.join())
-        await asyncio.wait([deletes], timeout=max(0, deadline - self._now()))
+        # A deleter only ends by an error that trying again cannot help; then the others' deletes would not end either.
+        await asyncio.wait([deletes, *deleters], timeout=max(0, deadline - self._now()), return_when=asyncio.FIRST_COMPLETED)
         deletes.cancel()
         lander.cancel()
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._in_tens(list(self._held.values()), self._release)
-        except TimeoutError:
-            pass
         if lander.done() and not lander.cancelled() and (failure := lander.exception()):
             raise failure
 
@@ -405,5 +421,6 @@ class Pipeline:
         return asyncio.get_running_loop().time()
 
 
-def _tens(messages: Sequence[Message]) -> Iterable[list[Message]]:
+def in_tens(messages: Sequence[Message]) -> Iterable[list[Message]]:
+    """*messages* in the portions that one call to SQS takes."""
     return (list(messages[start : start + sqs.RECEIVE_MAX]) for start in range(0, len(messages), sqs.RECEIVE_MAX))

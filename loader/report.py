@@ -13,6 +13,9 @@ from loader.metrics import Tally
 class Report(Protocol):
     """Somebody to tell."""
 
+    def start(self) -> None:
+        """The run begins."""
+
     def batch(self, tally: Tally, **fields: Any) -> None:
         """A batch was committed."""
 
@@ -42,6 +45,9 @@ class _JsonReport:
             cache_logger_on_first_use=True,
         )
         self._log = structlog.get_logger()
+
+    def start(self) -> None:
+        pass  # the first batch says so
 
     def batch(self, tally: Tally, **fields: Any) -> None:
         self._log.info("batch landed", **fields, in_flight=tally.in_flight)
@@ -80,6 +86,8 @@ class _BarReport:
         )
         self._task = self._bar.add_task("load", total=None, rate=0.0, left="?")
         self._started = time.monotonic()
+
+    def start(self) -> None:
         self._bar.start()
 
     def batch(self, tally: Tally, **fields: Any) -> None:

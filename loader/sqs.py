@@ -3,16 +3,19 @@
 import asyncio
 import hashlib
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from loader import wire
 from loader.errors import LoaderError, refused, unavailable, wrong_setting
+from loader.settings import LoaderSettings
 from loader.wire import Caller, SqsError
 
 RECEIVE_MAX = 10
 LONGEST_WAIT_SECONDS = 20
+OPEN_ATTEMPTS = 5
 
 UNKNOWN_QUEUE_CODES = frozenset({"QueueDoesNotExist", "InvalidAddress"})
 REFUSED_CODES = frozenset(
@@ -62,8 +65,8 @@ class Queue:
     visibility_seconds: float
 
 
-async def open_queue(url: str, region: str | None, timeout_seconds: float) -> Queue:
-    """Find the queue, and make sure that we may also delete from it and extend.
+async def open_queue(settings: LoaderSettings) -> Queue:
+    """Find the queue of *settings*, and make sure that we may also delete from it and extend.
 
     A loader that may receive and not delete would land the same messages for ever, so it does not begin: deleting an
     invented receipt handle harms nothing, and tells AccessDenied from ReceiptHandleIsInvalid.
@@ -71,13 +74,15 @@ async def open_queue(url: str, region: str | None, timeout_seconds: float) -> Qu
     Raises:
         LoaderError: not there, not reached, or we may not do one of these.
     """
-    caller = wire.connect(url, region, timeout_seconds)
-    queue = Queue(url, caller, visibility_seconds=0)
+    url = settings.sqs_queue_url
+    # Each receiver has a connection, and each deleter; extending and counting need some more.
+    caller = wire.connect(url, settings.aws_region, settings.loader_timeout_seconds, 3 * settings.loader_receivers + 1)
     try:
-        visibility_seconds = int((await _attributes(queue, "VisibilityTimeout"))["VisibilityTimeout"])
+        answer = await _persist(caller, "GetQueueAttributes", {"QueueUrl": url, "AttributeNames": ["VisibilityTimeout"]})
+        visibility_seconds = int(answer["Attributes"]["VisibilityTimeout"])
         for action, extra in (("DeleteMessageBatch", {}), ("ChangeMessageVisibilityBatch", {"VisibilityTimeout": 0})):
             entry = {"Id": "probe", "ReceiptHandle": "probe", **extra}
-            answer = await caller.call(action, {"QueueUrl": url, "Entries": [entry]})
+            answer = await _persist(caller, action, {"QueueUrl": url, "Entries": [entry]})
             for failure in answer.get("Failed", []):
                 if failure.get("Code") in REFUSED_CODES:
                     raise SqsError(failure["Code"], f"{action} is not allowed")  # noqa: TRY301  # as if the call had said so
@@ -88,8 +93,22 @@ async def open_queue(url: str, region: str | None, timeout_seconds: float) -> Qu
         ) from None
     if not visibility_seconds:
         await caller.close()
-        raise wrong_setting(f"queue {url} has a visibility time-out of 0 s, so nothing received from it can be deleted; set it to 30 s or more")
+        raise wrong_setting(
+            f"queue {url} has a visibility time-out of 0 s, so nothing received from it can be deleted; set it to 30 s or more"
+        )
     return Queue(url, caller, visibility_seconds)
+
+
+async def _persist(caller: Caller, action: str, parameters: wire.Parameters) -> dict[str, Any]:
+    """Call, and call again when SQS answers that it cannot now; one who does not answer at all is reported at once."""
+    for failures in range(1, OPEN_ATTEMPTS):
+        try:
+            return await caller.call(action, parameters)
+        except SqsError as error:
+            if error.code == "Unreachable" or error.code in UNKNOWN_QUEUE_CODES | REFUSED_CODES:
+                raise
+            await asyncio.sleep(backoff_seconds(failures))
+    return await caller.call(action, parameters)
 
 
 async def receive(queue: Queue, wait_seconds: int) -> list[Message]:
@@ -174,6 +193,14 @@ def _failures(answer: dict[str, Any], messages: Sequence[Message]) -> dict[str, 
     for failure in answer.get("Failed", ()):
         failures.setdefault(str(failure.get("Code")), []).append(messages[int(failure["Id"])])
     return failures
+
+
+def backoff_seconds(failures: int) -> float:
+    """How long to wait after *failures* in a row (1 and up).
+
+    It doubles from 0.1 s to 5 s, and is random, so that loaders do not march in step.
+    """
+    return float(random.uniform(0.5, 1) * min(5.0, 0.1 * 2 ** min(failures - 1, 10)))  # noqa: S311  # no secret depends on it
 
 
 def fatal(error: SqsError, url: str) -> LoaderError | None:

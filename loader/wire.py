@@ -11,10 +11,12 @@ Signature: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html
 
 import asyncio
 import datetime as dt
+import functools
 import json
 import ssl
 import urllib.parse
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
@@ -38,6 +40,9 @@ CREDENTIALS_CHECK_SECONDS = 60.0
 SKEW_CODES = frozenset({"RequestTimeTooSkewed", "InvalidSignatureException", "SignatureDoesNotMatch", "RequestExpired"})
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 SKEW_MINIMUM_SECONDS = 60.0
+NO_SKEW = dt.timedelta()
+# A thread cannot be stopped, so how long it waits adds to how long the loader takes to end.
+BOTO_WAIT_SECONDS = 5
 
 Parameters = Mapping[str, Any]
 
@@ -56,7 +61,7 @@ class SqsError(Exception):
 class Caller(Protocol):
     """Something that makes a call to SQS."""
 
-    async def call(self, action: str, parameters: Parameters, wait_seconds: float = 0) -> dict[str, Any]:
+    async def call(self, action: str, parameters: Parameters, wait_seconds: int = 0) -> dict[str, Any]:
         """Make *action* with *parameters*, both spelled as in the SQS API reference, and return its answer.
 
         *wait_seconds* is how long the answer may be held back by design (long polling).
@@ -69,20 +74,21 @@ class Caller(Protocol):
         """Give up the connections."""
 
 
-def connect(queue_url: str, region: str | None, timeout_seconds: float) -> Caller:
+def connect(queue_url: str, region: str | None, timeout_seconds: float, connections: int) -> Caller:
     """Ask boto3 for credentials, region and endpoint, and return the way to call SQS with them.
 
-    *region* is the one to take where boto3 finds none itself.
+    *region* is the one to take where boto3 finds none itself; *connections* is how many calls may be under way at once.
 
     Raises:
         LoaderError: no credentials, no region, or an endpoint that is no URL.
     """
     session = boto3.Session()
-    region = session.region_name or region or _region_in(queue_url)
+    region = session.region_name or region or region_in(queue_url)
     config = Config(
         connect_timeout=timeout_seconds,
         read_timeout=timeout_seconds + 20,  # long polling holds an answer back for 20 s
         retries={"total_max_attempts": 1},  # the pipeline has its own back-off
+        max_pool_connections=connections,
     )
     try:
         if session.get_credentials() is None:
@@ -94,11 +100,11 @@ def connect(queue_url: str, region: str | None, timeout_seconds: float) -> Calle
         raise wrong_setting(f"AWS configuration: {_first_line(error)}") from None
     endpoint = client.meta.endpoint_url
     if botocore.utils.get_environ_proxies(endpoint):
-        return BotoCaller(client)
+        return BotoCaller(client, connections)
     return SignedCaller(session, client.meta.region_name, endpoint, timeout_seconds)
 
 
-def _region_in(queue_url: str) -> str | None:
+def region_in(queue_url: str) -> str | None:
     """The region in https://sqs.REGION.amazonaws.com/…, where the host has one."""
     labels = (urllib.parse.urlsplit(queue_url).hostname or "").split(".")
     return labels[1] if labels[0] == "sqs" and "amazonaws" in labels else None
@@ -193,22 +199,21 @@ class SignedCaller:
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._address = f"{self._host}:{self._port}"
-        self._request_line = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
         self._tls = _tls_context(session) if parts.scheme == "https" else None
         self._idle: list[Connection] = []
         self._credentials = ReadOnlyCredentials("", "", None)
         self._credentials_until = 0.0
-        self._skew = dt.timedelta()
+        self._skew = NO_SKEW
         self._signed: dict[tuple[str, bytes], tuple[float, bytes]] = {}
 
-    async def call(self, action: str, parameters: Parameters, wait_seconds: float = 0) -> dict[str, Any]:
-        """Make *action*; see `Caller.call`. A receive's signed bytes are used again for a minute."""
+    async def call(self, action: str, parameters: Parameters, wait_seconds: int = 0) -> dict[str, Any]:
+        """Make *action*; see `Caller.call`."""
         body = json.dumps(parameters, separators=(",", ":")).encode()
         try:
             async with asyncio.timeout(wait_seconds + self._timeout_seconds):
-                reply = await self._send(await self._request(action, body))
+                reply = await self._send(await self.request(action, body))
                 if reply.status != 200 and self._corrected(reply):  # noqa: PLR2004
-                    reply = await self._send(await self._request(action, body))
+                    reply = await self._send(await self.request(action, body))
         except TimeoutError:
             raise SqsError("Unreachable", f"no answer from {self._address} in {wait_seconds + self._timeout_seconds:g} s") from None
         except OSError as error:
@@ -225,6 +230,7 @@ class SignedCaller:
         """Close the idle connections; a call under way closes its own."""
         while self._idle:
             self._idle.pop().close()
+        await asyncio.sleep(0)  # asyncio closes the sockets in its next turn
 
     async def _send(self, request: bytes) -> Reply:
         while self._idle:
@@ -250,18 +256,22 @@ class SignedCaller:
             self._idle.append(connection)
         return reply
 
-    async def _request(self, action: str, body: bytes) -> bytes:
+    async def request(self, action: str, body: bytes) -> bytes:
+        """The signed bytes for *action*; those of a receive are the same for a minute."""
         now = asyncio.get_running_loop().time()
         if now >= self._credentials_until:
             await self._refresh_credentials()
             self._credentials_until = now + CREDENTIALS_CHECK_SECONDS
         if action != "ReceiveMessage":
-            return self.sign(action, body)
+            return self._sign(action, body)
         expiry, request = self._signed.get((action, body), (0.0, b""))
         if now >= expiry:
-            request = self.sign(action, body)
+            request = self._sign(action, body)
             self._signed = {(action, body): (now + SIGNATURE_REUSE_SECONDS, request)}
         return request
+
+    def _sign(self, action: str, body: bytes) -> bytes:
+        return signed(self._endpoint, self._region, self._credentials, action, body, self._skew)
 
     async def _refresh_credentials(self) -> None:
         # A role's credentials are fetched over the network when they come near their end, so not in the event loop.
@@ -270,29 +280,6 @@ class SignedCaller:
         if frozen != self._credentials:
             self._credentials = frozen
             self._signed.clear()
-
-    def sign(self, action: str, body: bytes) -> bytes:
-        """The whole HTTP request for *action*, signed by botocore at the server's time as far as we know it."""
-        credentials = self._credentials
-        timestamp = (dt.datetime.now(dt.UTC) + self._skew).strftime(SIGV4_TIMESTAMP)
-        headers = {
-            "Content-Type": "application/x-amz-json-1.0",
-            "X-Amz-Date": timestamp,
-            "X-Amz-Target": f"AmazonSQS.{action}",
-        }
-        if credentials.token:
-            headers["X-Amz-Security-Token"] = credentials.token
-        # What SigV4Auth.add_auth does, but for its clock, which is this machine's and may be wrong.
-        request = AWSRequest("POST", self._endpoint, headers=headers, data=body)
-        request.context["timestamp"] = timestamp
-        signer = SigV4Auth(credentials, "sqs", self._region)
-        signature = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
-        headers["Authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={signer.scope(request)}, "
-            f"SignedHeaders={signer.signed_headers(signer.headers_to_sign(request))}, Signature={signature}"
-        )
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"{self._request_line}{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     def _corrected(self, reply: Reply) -> bool:
         """Whether *reply* refuses our clock or our old credentials and it is worth to ask again, set right."""
@@ -309,19 +296,41 @@ class SignedCaller:
         return True
 
 
+def signed(  # noqa: PLR0913, PLR0917  # all that a signature covers
+    endpoint: str, region: str, credentials: ReadOnlyCredentials, action: str, body: bytes, skew: dt.timedelta = NO_SKEW
+) -> bytes:
+    """The whole HTTP request for *action* at *endpoint*, signed by botocore; *skew* is how far the server's clock is ahead of ours."""
+    timestamp = (dt.datetime.now(dt.UTC) + skew).strftime(SIGV4_TIMESTAMP)
+    headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": f"AmazonSQS.{action}", "X-Amz-Date": timestamp}
+    if credentials.token:
+        headers["X-Amz-Security-Token"] = credentials.token
+    # What SigV4Auth.add_auth does, but for its clock, which is this machine's and may be wrong.
+    request = AWSRequest("POST", endpoint, headers=headers, data=body)
+    request.context["timestamp"] = timestamp
+    signer = SigV4Auth(credentials, "sqs", region)
+    signature = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
+    signed_headers = signer.signed_headers(signer.headers_to_sign(request))
+    headers["Authorization"] = f"AWS4-HMAC-SHA256 Credential={signer.scope(request)}, SignedHeaders={signed_headers}, Signature={signature}"
+    parts = urllib.parse.urlsplit(endpoint)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 class BotoCaller:
     """Makes the calls through a boto3 client, each in a thread: slower, and wherever boto3 itself works."""
 
-    def __init__(self, client: Any) -> None:
-        """Use *client*, boto3's for SQS."""
+    def __init__(self, client: Any, threads: int) -> None:
+        """Use *client*, boto3's for SQS, in up to *threads* threads."""
         self._client = client
+        self._threads = ThreadPoolExecutor(threads, "boto3")
 
-    async def call(self, action: str, parameters: Parameters, wait_seconds: float = 0) -> dict[str, Any]:
+    async def call(self, action: str, parameters: Parameters, wait_seconds: int = 0) -> dict[str, Any]:
         """Make *action*; see `Caller.call`. The client's own time-outs apply."""
-        del wait_seconds
         method: Callable[..., dict[str, Any]] = getattr(self._client, botocore.xform_name(action))
+        if wait_seconds:
+            parameters = {**parameters, "WaitTimeSeconds": min(wait_seconds, BOTO_WAIT_SECONDS)}
         try:
-            return await asyncio.to_thread(method, **parameters)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(method, **parameters))
         except botocore.exceptions.ClientError as error:
             found = error.response["Error"]
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
@@ -330,7 +339,8 @@ class BotoCaller:
             raise SqsError("Unreachable", _first_line(error)) from None
 
     async def close(self) -> None:
-        """Close boto3's connections."""
+        """Close boto3's connections; a call under way ends by itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
 

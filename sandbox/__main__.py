@@ -96,7 +96,7 @@ def clean() -> None:
 
 
 @main.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=click.Path(path_type=Path, readable=False))
 def seed(file: Path | None) -> None:
     r"""Send each line of FILE, verbatim, as one message to SQS_QUEUE_URL; without FILE, 1,000 sample events.
 
@@ -221,9 +221,11 @@ def _create_database(server: Postgres, name: str) -> None:
             if connection.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
                 connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
     except psycopg.OperationalError as error:
-        raise SandboxError(
-            f"{refusal(error)}; .sandbox was made with another ADMIN_PASSWORD: restore it in .env, or run make clean", os.EX_NOPERM
-        ) from error
+        reason = refusal(error)
+        if "authentication failed" not in reason:
+            raise SandboxError(f"{reason}; see {server.log}") from error
+        advice = "PostgreSQL's data was made with another ADMIN_USER or ADMIN_PASSWORD: restore them in .env, or run make clean"
+        raise SandboxError(f"{reason}; {advice}", os.EX_NOPERM) from error
 
 
 @contextlib.contextmanager

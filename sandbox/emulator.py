@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
-import psutil
 
 from sandbox import processes
 from sandbox.errors import SandboxError
@@ -108,7 +107,7 @@ def start(emulator: Emulator) -> bool:
     }
     command = [sys.executable, "-m", "ministack"]
     process = processes.start("the SQS emulator", command, environment, emulator.record, emulator.log)
-    if not processes.wait_until(lambda: _answers(emulator) or not process.is_running(), START_TIMEOUT_SECONDS) or not _answers(emulator):
+    if not processes.wait_until(lambda: _answers(emulator) or not processes.runs(process), START_TIMEOUT_SECONDS) or not _answers(emulator):
         stop(emulator)
         raise SandboxError(f"the SQS emulator did not start; see {emulator.log}")
     # It has read them. Left here they would come back after a crash, deleted ones too, and they are personal data.
@@ -131,9 +130,7 @@ def kill(emulator: Emulator) -> None:
     process = processes.find(emulator.record)
     if process is None:
         raise SandboxError("the SQS emulator does not run, so there is nothing to kill")
-    process.kill()
-    with contextlib.suppress(psutil.TimeoutExpired):
-        process.wait(STOP_TIMEOUT_SECONDS)
+    processes.stop(process, signal.SIGKILL, STOP_TIMEOUT_SECONDS)
 
 
 def create_queue(emulator: Emulator, name: str, visibility_timeout_seconds: int = VISIBILITY_TIMEOUT_SECONDS) -> str:

@@ -86,18 +86,16 @@ def start(server: Postgres, settings: dict[str, str] = SETTINGS) -> bool:
     that outlived their parent. Raises SandboxError when the port is taken or the server ends at once.
     """
     running = processes.find(server.record)
-    if running is not None:
-        if f"-p {server.port}" in " ".join(running.cmdline()):
-            return False
-        stop(server)
+    if running is not None and f"-p {server.port}" in " ".join(running.cmdline()):
+        _wait_until_ready(server, running)
+        return False
+    stop(server)
     _end_leftovers(server)
     if not processes.port_is_free(server.port):
         raise SandboxError(f"port {server.port} is taken, so PostgreSQL cannot start; stop what listens there or set PGPORT to a free one")
     _make_data_directory(server, settings)
     process = processes.start("PostgreSQL", server.command, {"LC_ALL": "C", "TZ": "UTC"}, server.record, server.log)
-    if not processes.wait_until(lambda: _is_ready(server, process) or not _runs(process), START_TIMEOUT_SECONDS) or not _runs(process):
-        stop(server)
-        raise SandboxError(f"PostgreSQL did not start: {_last_line(server.log)}; see {server.log}")
+    _wait_until_ready(server, process)
     return True
 
 
@@ -116,11 +114,9 @@ def kill(server: Postgres) -> None:
     process = processes.find(server.record)
     if process is None:
         raise SandboxError("PostgreSQL does not run, so there is nothing to kill")
-    family = [process, *process.children(recursive=True)]
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
-    psutil.wait_procs(family, timeout=STOP_TIMEOUT_SECONDS)
+    # the first one first, or it would start the crash recovery by itself
+    for member in [process, *process.children(recursive=True)]:
+        processes.stop(member, signal.SIGKILL, STOP_TIMEOUT_SECONDS)
 
 
 @contextlib.contextmanager
@@ -169,15 +165,20 @@ def _make_data_directory(server: Postgres, settings: dict[str, str]) -> None:
 
 def _end_leftovers(server: Postgres) -> None:
     """End what a crash left: any process that works in our data directory, and the pid file that says one does."""
-    leftovers = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.cwd() == str(server.data) and process.name() == "postgres":
-                process.kill()
-                leftovers.append(process)
-    psutil.wait_procs(leftovers, timeout=STOP_TIMEOUT_SECONDS)
+                processes.stop(process, signal.SIGKILL, STOP_TIMEOUT_SECONDS)
     # PostgreSQL itself would take a stranger with the same pid for a running server, and refuse to start
     (server.data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _wait_until_ready(server: Postgres, process: psutil.Process) -> None:
+    """Wait until *process* takes connections; when it ends or hangs instead, stop it and say why."""
+    processes.wait_until(lambda: _is_ready(server, process) or not processes.runs(process), START_TIMEOUT_SECONDS)
+    if not processes.runs(process) or not _is_ready(server, process):
+        stop(server)
+        raise SandboxError(f"PostgreSQL did not start: {_last_line(server.log)}; see {server.log}")
 
 
 def _is_ready(server: Postgres, process: psutil.Process) -> bool:
@@ -186,11 +187,7 @@ def _is_ready(server: Postgres, process: psutil.Process) -> bool:
         lines = (server.data / "postmaster.pid").read_text().splitlines()
     except OSError:
         return False
-    return lines[0] == str(process.pid) and lines[7:] == ["ready   "]
-
-
-def _runs(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return lines[:1] == [str(process.pid)] and lines[7:] == ["ready   "]
 
 
 def _last_line(log: Path) -> str:

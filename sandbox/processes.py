@@ -59,7 +59,7 @@ def find(record: Path) -> psutil.Process | None:
         known = json.loads(record.read_text())
         process = psutil.Process(known["pid"])
         same_start = abs(process.create_time() - known["started_at"]) < START_TIME_TOLERANCE_SECONDS
-        if not same_start or process.status() == psutil.STATUS_ZOMBIE:
+        if not same_start or not runs(process):
             return None
         # a launcher such as setpriv replaces itself by the last words of its command line
         words = process.cmdline()
@@ -68,15 +68,23 @@ def find(record: Path) -> psutil.Process | None:
     return process if words and known["command"][-len(words) :] == words else None
 
 
+def runs(process: psutil.Process) -> bool:
+    """Whether *process* has not ended; one that ended and whose parent has not asked for its exit code has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def stop(process: psutil.Process, gentle: signal.Signals, timeout_seconds: float) -> None:
     """Send *gentle*, wait for the end, and kill what is still there after *timeout_seconds*."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(gentle)
-        try:
-            process.wait(timeout_seconds)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(timeout_seconds)
+    for number in (gentle, signal.SIGKILL):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+        if wait_until(lambda: not runs(process), timeout_seconds):
+            break
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process.pid, os.WNOHANG)  # where this process is the parent
 
 
 def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
@@ -124,6 +132,7 @@ def unprivileged_prefix() -> list[str]:
         "--reuid=nobody",
         f"--regid={_nobody_group()}",
         "--clear-groups",
+        "--securebits=+no_setuid_fixup",  # or access(2), with which PostgreSQL finds its own programs, ignores the right
         f"--inh-caps={rights}",
         f"--ambient-caps={rights}",
         "--",

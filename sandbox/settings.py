@@ -36,8 +36,11 @@ class Settings:
 
 
 def load_env_file() -> None:
-    """Take into the environment what `.env` says and the environment does not. No file is no error."""
+    """Take into the environment what `.env` says and the environment does not. No file is no error, and empty is unset."""
     try:
+        for name in dotenv_values(ENV_FILE):
+            if os.environ.get(name) == "":
+                del os.environ[name]
         load_dotenv(ENV_FILE)
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(ENV_FILE, error) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from dotenv import dotenv_values
 
 from sandbox.emulator import REGION, Emulator
 from sandbox.login_queue import DEAD_LETTER_SUFFIX
@@ -78,6 +79,52 @@ class Queue:
         """How many messages the queue (or the one at *url*) holds, those in flight and delayed ones included."""
         attributes = self.client.get_queue_attributes(QueueUrl=url or self.url, AttributeNames=["All"])["Attributes"]
         return sum(int(value) for name, value in attributes.items() if name.startswith("ApproximateNumberOfMessages"))
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A copy of the working tree whose `.env` names free ports."""
+
+    path: Path
+
+    def make(self, *words: str, timeout_seconds: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run `make WORDS…` as a person would, with *environment* added."""
+        return self.run("make", *words, timeout_seconds=timeout_seconds, **environment)
+
+    def run(self, *command: str, timeout_seconds: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run *command* in the clone with its `.venv` activated."""
+        ours = ("PG", "AWS_", "DBT_", "LOADER_", "SQS_", "ADMIN_", "MAKE", "PYTEST_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        activated = {"PATH": f"{self.path / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+        return subprocess.run(
+            command,
+            cwd=self.path,
+            env=inherited | activated | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What `.env` says."""
+        return {name: value or "" for name, value in dotenv_values(self.path / ".env").items()}
+
+    @property
+    def queue(self) -> Queue:
+        """The clone's login queue."""
+        emulator = Emulator(self.path / ".sandbox", int(self.settings["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]))
+        return Queue(emulator, emulator.queue_url("login-queue"))
+
+    def connect(self, role: str | None = None) -> psycopg.Connection[Any]:
+        """Connect to the clone's database as *role*, or as its superuser."""
+        settings = self.settings
+        user = role or settings["ADMIN_USER"]
+        password = settings[f"{role.upper()}_PASSWORD" if role else "ADMIN_PASSWORD"]
+        return psycopg.connect(
+            host=settings["PGHOST"], port=settings["PGPORT"], dbname=settings["PGDATABASE"], user=user, password=password, autocommit=True
+        )
 
 
 def environment(database: Database, queue: Queue) -> dict[str, str]:

@@ -1,0 +1,279 @@
+"""`make up`, `down` and `clean`: what they keep, what they leave alone, and what they say when something is in the way."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from sandbox import processes
+from tests.support import Clone
+
+SECRET = "192.0.2.123"
+
+
+@pytest.fixture
+def up(clone: Clone) -> Clone:
+    """The clone with its servers running."""
+    made = clone.make("up")
+    assert made.returncode == 0, made.stderr
+    return clone
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    """A port that somebody else listens on."""
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        yield stranger.getsockname()[1]
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[psutil.Process]:
+    """A stranger that belongs to the user that PostgreSQL runs as."""
+    sleep = shutil.which("sleep")
+    assert sleep
+    command = [*processes.unprivileged_prefix(), sleep, "600"]
+    process = processes.start("a stranger", command, os.environ, tmp_path / "record", tmp_path / "log")
+    assert processes.wait_until(lambda: process.name() == "sleep", 30)
+    yield process
+    processes.stop(process, signal.SIGKILL, 10)
+
+
+def server(clone: Clone, name: str) -> psutil.Process | None:
+    return processes.find(clone.path / ".sandbox" / f"{name}.json")
+
+
+def running(clone: Clone, name: str) -> psutil.Process:
+    process = server(clone, name)
+    assert process is not None
+    return process
+
+
+def sandbox(clone: Clone, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return clone.run("python", "-m", "sandbox", *words, timeout_seconds=120, **environment)
+
+
+def assert_one_line(made: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert made.returncode != 0
+    assert len(made.stderr.splitlines()) == 1, made.stderr
+    for word in words:
+        assert word in made.stderr
+
+
+def test_up_twice_changes_nothing(up: Clone) -> None:
+    before = (running(up, "postgres"), running(up, "emulator"), (up.path / ".env").read_text())
+    again = up.make("up")
+    assert again.returncode == 0, again.stderr
+    assert (running(up, "postgres"), running(up, "emulator"), (up.path / ".env").read_text()) == before
+
+
+def test_what_holds_a_password_is_private(up: Clone) -> None:
+    for path in (".env", "dbt_project/profiles.yml"):
+        assert stat.S_IMODE((up.path / path).stat().st_mode) == 0o600
+    assert stat.S_IMODE((up.path / ".sandbox").stat().st_mode) == 0o700
+
+
+def test_servers_listen_on_loopback_alone(up: Clone) -> None:
+    for name in ("postgres", "emulator"):
+        process = running(up, name)
+        family = [process, *process.children(recursive=True)]
+        listening = [
+            socket_.laddr.ip for member in family for socket_ in member.net_connections("inet") if socket_.status == psutil.CONN_LISTEN
+        ]
+        assert set(listening) == {"127.0.0.1"}
+
+
+def test_passwords_are_in_no_command_line_and_no_log(up: Clone) -> None:
+    passwords = [value for name, value in up.settings.items() if name.endswith("_PASSWORD")]
+    assert len(passwords) == 6
+    seen = [" ".join(running(up, name).cmdline()) for name in ("postgres", "emulator")]
+    seen += [path.read_text() for path in (up.path / ".sandbox").glob("*.log")]
+    assert not [password for password in passwords if password in "\n".join(seen)]
+
+
+def test_the_servers_log_quotes_no_value_of_a_failing_statement(up: Clone) -> None:
+    log = up.path / ".sandbox" / "postgres.log"
+    with up.connect() as connection:
+        for statement in (f"select '{SECRET}'::integer", "select %s::text::integer", "do $$ begin raise warning '192.0.2.123'; end $$"):
+            with contextlib.suppress(psycopg.DataError):
+                connection.execute(statement.encode(), [SECRET] if "%s" in statement else None)
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(host="127.0.0.1", port=up.settings["PGPORT"], dbname="postgres", user="control", password="wrong")
+    # the control shows that the log would have what comes before it
+    assert processes.wait_until(lambda: 'user "control"' in log.read_text(), 30)
+    assert SECRET not in log.read_text()
+
+
+def test_down_stops_both_and_twice_is_harmless(up: Clone) -> None:
+    family = [running(up, "postgres"), running(up, "emulator")]
+    assert "stopped the SQS emulator and PostgreSQL" in up.make("down").stdout
+    assert not [process for process in family if processes.runs(process)]
+    again = up.make("down")
+    assert again.returncode == 0
+    assert "nothing of the sandbox was running" in again.stdout
+
+
+def test_rows_and_messages_outlive_down_and_up(up: Clone) -> None:
+    with up.connect() as connection:
+        connection.execute("create table public.kept as select 1 as one")
+    before = up.queue.depth()
+    assert up.make("seed").returncode == 0
+    assert up.make("down").returncode == 0
+    assert up.make("up").returncode == 0
+    with up.connect() as connection:
+        assert connection.execute("select * from public.kept").fetchall() == [(1,)]
+        connection.execute("drop table public.kept")
+    assert up.queue.depth() == before + 1000
+    # what the emulator wrote down holds bodies, and is not kept once it has read them
+    assert list((up.path / ".sandbox" / "emulator").glob("*.json")) == []
+
+
+def test_up_recovers_from_a_crash(up: Clone) -> None:
+    with up.connect() as connection:
+        connection.execute("create table public.committed as select 1 as one")
+    for name in ("postgres", "emulator"):
+        process = running(up, name)
+        process.kill()
+        assert processes.wait_until(lambda process=process: not processes.runs(process), 30)  # type: ignore[misc]
+    again = up.make("up")
+    assert again.returncode == 0, again.stderr
+    with up.connect() as connection:
+        assert connection.execute("select * from public.committed").fetchall() == [(1,)]
+        connection.execute("drop table public.committed")
+    assert up.queue.depth() == 0
+
+
+def test_a_pid_file_that_names_a_stranger_does_not_keep_postgresql_from_starting(up: Clone, sleeper: psutil.Process) -> None:
+    pid_file = up.path / ".sandbox" / "postgres" / "postmaster.pid"
+    lines = pid_file.read_text().splitlines()
+    process = running(up, "postgres")
+    process.kill()
+    assert processes.wait_until(lambda: not processes.runs(process), 30)
+    pid_file.write_text("\n".join([str(sleeper.pid), *lines[1:]]) + "\n")
+    again = up.make("up")
+    assert again.returncode == 0, again.stderr
+    assert running(up, "postgres") != sleeper
+    assert sleeper.is_running()
+
+
+def test_down_leaves_a_stranger_with_a_recycled_pid_alone(up: Clone, sleeper: psutil.Process) -> None:
+    assert up.make("down").returncode == 0
+    for name in ("postgres", "emulator"):
+        record = {"pid": sleeper.pid, "started_at": sleeper.create_time(), "command": ["/bin/of-the-sandbox"]}
+        (up.path / ".sandbox" / f"{name}.json").write_text(json.dumps(record))
+    assert "nothing of the sandbox was running" in up.make("down").stdout
+    assert sleeper.is_running()
+
+
+@pytest.mark.parametrize("variable", ["PGPORT", "AWS_ENDPOINT_URL"])
+def test_a_taken_port_is_named_with_the_variable_that_changes_it(clone: Clone, listener: int, variable: str) -> None:
+    assert clone.make("down").returncode == 0
+    value = str(listener) if variable == "PGPORT" else f"http://127.0.0.1:{listener}"
+    assert_one_line(sandbox(clone, "up", **{variable: value}), f"port {listener} is taken", variable)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("PGHOST", "db.example.com"), ("PGPORT", "many"), ("AWS_ENDPOINT_URL", "https://sqs.example.com"), ("SQS_QUEUE_URL", "login-queue")],
+)
+def test_a_wrong_variable_is_named_and_nothing_is_started(clone: Clone, variable: str, value: str) -> None:
+    assert clone.make("down").returncode == 0
+    assert_one_line(sandbox(clone, "up", **{variable: value}), f"{variable} is {value}")
+    assert server(clone, "postgres") is None
+
+
+def test_another_admin_password_than_the_datas_is_said(up: Clone) -> None:
+    made = sandbox(up, "up", ADMIN_PASSWORD="a-made-up-one")
+    assert_one_line(made, "password authentication failed", "ADMIN_PASSWORD", "make clean")
+    assert "a-made-up-one" not in made.stderr
+
+
+def test_clean_forgets_all_data_and_keeps_env(up: Clone) -> None:
+    before = (up.path / ".env").read_text()
+    with up.connect() as connection:
+        connection.execute("create table public.forgotten as select 1 as one")
+    assert up.make("seed").returncode == 0
+    for _ in range(2):
+        assert up.make("clean").returncode == 0
+    assert not (up.path / ".sandbox").exists()
+    assert not (up.path / "dbt_project" / "profiles.yml").exists()
+    assert (up.path / ".env").read_text() == before
+    assert up.make("up").returncode == 0
+    with up.connect() as connection:
+        assert connection.execute("select to_regclass('public.forgotten')").fetchall() == [(None,)]
+    assert up.queue.depth() == 0
+
+
+def test_a_message_received_five_times_goes_to_the_dead_letter_queue(up: Clone) -> None:
+    client = up.queue.client
+    url = up.queue.url
+    client.purge_queue(QueueUrl=url)
+    client.send_message(QueueUrl=url, MessageBody="never deleted")
+    for _ in range(5):
+        assert client.receive_message(QueueUrl=url, VisibilityTimeout=0)["Messages"]
+    assert "Messages" not in client.receive_message(QueueUrl=url, VisibilityTimeout=0)
+    dead = client.receive_message(QueueUrl=f"{url}-dlq")["Messages"]
+    assert [message["Body"] for message in dead] == ["never deleted"]
+    client.purge_queue(QueueUrl=f"{url}-dlq")
+
+
+def test_run_gives_servers_of_its_own_and_leaves_nothing(clone: Clone, tmp_path: Path) -> None:
+    script = "echo $PGPORT $AWS_ENDPOINT_URL; exit 7"
+    made = sandbox(clone, "run", "--", "sh", "-c", script, TMPDIR=str(tmp_path))
+    assert made.returncode == 7, made.stderr
+    port, endpoint = made.stdout.split()
+    assert port != clone.settings["PGPORT"]
+    assert processes.port_is_free(int(port))
+    assert processes.port_is_free(int(endpoint.rsplit(":", 1)[1]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_leaves_nothing_when_it_is_terminated(clone: Clone, tmp_path: Path) -> None:
+    port_file = tmp_path / "port"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "sandbox", "run", "--", "sh", "-c", f"echo $PGPORT > {port_file}; exec sleep 600"]
+    with subprocess.Popen(command, cwd=clone.path, env=os.environ | {"TMPDIR": str(temporary)}, stderr=subprocess.DEVNULL) as started:
+        assert processes.wait_until(lambda: port_file.exists() and port_file.read_text().endswith("\n"), 60)
+        port = int(port_file.read_text())
+        assert not processes.port_is_free(port)
+        started.terminate()
+        assert started.wait(60) != 0
+    assert processes.port_is_free(port)
+    assert list(temporary.iterdir()) == []
+
+
+def test_query_takes_quotes_and_dollars_literally(up: Clone) -> None:
+    text = 'it\'s $HOME $(whoami) $$ `id` "x" \\ #'
+    doubled = text.replace("'", "''")
+    made = up.make("query", f"SQL=select '{doubled}' as said")
+    assert made.returncode == 0, made.stderr
+    assert text in made.stdout
+
+
+def test_a_python_that_is_too_old_is_one_line(clone: Clone, tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    old.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 2); exec(sys.argv[1])" "$2"\n',
+    )
+    old.chmod(0o755)
+    empty = tmp_path / "fresh"
+    empty.mkdir()
+    for name in ("Makefile", "requirements-dev.lock"):
+        (empty / name).write_bytes((clone.path / name).read_bytes())
+    made = clone.run("make", "-C", str(empty), "install", f"PYTHON={old}")
+    assert made.returncode != 0
+    assert "is Python 3.9 and 3.11 or newer is needed" in made.stderr.splitlines()[0]
+    assert not (empty / ".venv").exists()

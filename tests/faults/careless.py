@@ -1,0 +1,32 @@
+"""The control: the loader, but deleting from the queue before it commits. Every fault must make it lose messages."""
+
+import contextlib
+from collections.abc import Sequence
+from unittest import mock
+
+from loader import __main__ as command_line
+from loader import pipeline, sqs
+from loader.landing import Landing
+from loader.settings import LoaderSettings
+from loader.sqs import Message, Queue
+from loader.wire import SqsError
+
+opened: list[Queue] = []
+
+
+class CarelessLanding(Landing):
+    async def land(self, batch: Sequence[Message]) -> int:
+        for chunk in pipeline.in_tens(batch):
+            with contextlib.suppress(SqsError):
+                await sqs.delete(opened[0], chunk)
+        return await super().land(batch)
+
+
+async def open_queue(settings: LoaderSettings) -> Queue:
+    opened.append(await sqs.open_queue(settings))
+    return opened[0]
+
+
+if __name__ == "__main__":
+    with mock.patch.object(command_line, "Landing", CarelessLanding), mock.patch.object(command_line, "open_queue", open_queue):
+        command_line.main()

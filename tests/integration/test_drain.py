@@ -1,0 +1,169 @@
+"""`drain` from the emulator's queue into a real database."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from benchmarks.stub import Stub
+from sandbox import emulator
+from sandbox.emulator import Emulator
+from tests.support import ROOT, Database, Queue, run
+
+Environment = dict[str, str]
+
+ODD_BODIES = [
+    '{"ip": "192.0.2.1", "device_id": "1"}',
+    "not JSON",
+    "",
+    " ",
+    "\\x00",
+    '{"name": "zoë 日本 🦊"}',
+    "line\nbreak\ttab",
+    "\\N",
+    '"quoted", and, commas',
+]
+
+
+def drain(environment: Environment, **variables: str) -> dict[str, Any]:
+    """Drain, and return the summary."""
+    done = run(["python", "-m", "loader", "drain"], environment | variables)
+    assert done.returncode == 0, done.stderr
+    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return summary
+
+
+def test_every_message_lands_verbatim_with_its_id_and_time(database: Database, queue: Queue, environment: Environment) -> None:
+    bodies = [body for body in ODD_BODIES if body]
+    ids = queue.send(*bodies)
+    summary = drain(environment)
+    rows = database.rows("select message_id, body, sent_at between now() - interval '1 minute' and now() from staging.raw_logins")
+    assert sorted(rows) == sorted((message_id, body, True) for message_id, body in zip(ids, bodies, strict=True))
+    assert queue.depth() == 0
+    assert (summary["received"], summary["landed"], summary["duplicates"], summary["deleted"]) == (len(bodies), len(bodies), 0, len(bodies))
+
+
+def test_a_message_delivered_twice_lands_once(database: Database, environment: Environment, stub: Stub) -> None:
+    stub.control(duplicate_rate=0.5)
+    stub.preload(500)
+    summary = drain(environment | stub.environment)
+    assert stub.stats()["duplicated in a batch"] > 0
+    assert database.value("select count(*) from staging.raw_logins") == 500
+    assert summary["duplicates"] == summary["received"] - 500 > 0
+    assert stub.stats()["left"] == 0
+
+
+def test_an_empty_queue_is_no_error(environment: Environment) -> None:
+    assert drain(environment)["received"] == 0
+
+
+def test_a_second_drain_finds_nothing_to_do(database: Database, queue: Queue, environment: Environment) -> None:
+    queue.send("once")
+    assert drain(environment)["landed"] == 1
+    assert drain(environment)["landed"] == 0
+    assert database.value("select count(*) from staging.raw_logins") == 1
+
+
+def test_a_partition_appears_for_each_date_that_arrives(database: Database, environment: Environment, stub: Stub) -> None:
+    days_ms = [1_700_000_000_000, 1_700_086_400_000, 1_790_000_000_000]
+    for day_ms in days_ms:
+        stub.preload(5, day_ms)
+    drain(environment | stub.environment)
+    assert database.value("select count(distinct tableoid) from staging.raw_logins") == len(days_ms)
+    assert {row[0] for row in database.rows("select distinct (extract(epoch from sent_at) * 1000)::bigint from staging.raw_logins")} == set(
+        days_ms
+    )
+
+
+def test_a_partition_that_was_dropped_is_made_again(database: Database, queue: Queue, environment: Environment) -> None:
+    queue.send("before")
+    drain(environment)
+    with database.connect() as connection:
+        for (partition,) in connection.execute(
+            "select inhrelid::regclass::text from pg_inherits where inhparent = 'staging.raw_logins'::regclass"
+        ):
+            connection.execute(f"drop table {partition}".encode())
+    queue.send("after")
+    drain(environment)
+    assert database.rows("select body from staging.raw_logins") == [("after",)]
+
+
+def test_two_loaders_share_a_queue(database: Database, environment: Environment, stub: Stub) -> None:
+    stub.control(duplicate_rate=0.2, redeliver_rate=0.2, round_trip=0.1)
+    stub.preload(1_000)
+    command = [sys.executable, "-m", "loader", "drain"]
+    both = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment | stub.environment | {"LOADER_RECEIVERS": "4"}, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    landed = [json.loads(process.communicate(timeout=60)[0].splitlines()[-1])["landed"] for process in both]
+    assert sum(landed) == database.value("select count(*) from staging.raw_logins") == 1_000
+    assert all(landed)
+    assert stub.stats()["left"] == 0
+
+
+def test_messages_that_another_consumer_gives_back_are_waited_for(sqs: Emulator, database: Database, environment: Environment) -> None:
+    url = emulator.create_queue(sqs, "held-by-another", visibility_timeout_seconds=2)
+    queue = Queue(sqs, url)
+    queue.send("held for two seconds")
+    assert queue.client.receive_message(QueueUrl=url)["Messages"]
+    assert drain(environment, SQS_QUEUE_URL=url)["landed"] == 1
+    assert database.rows("select body from staging.raw_logins") == [("held for two seconds",)]
+
+
+@pytest.mark.parametrize("wanted", [{"LOADER_RECEIVERS": "1"}, {"LOADER_BATCH_MESSAGES": "1"}, {"LOADER_MAX_HELD_MESSAGES": "10"}], ids=str)
+def test_the_smallest_settings_work(database: Database, environment: Environment, stub: Stub, wanted: Environment) -> None:
+    stub.preload(100)
+    drain(environment | stub.environment | wanted)
+    assert database.value("select count(*) from staging.raw_logins") == 100
+
+
+def test_no_more_is_held_than_was_set(environment: Environment, stub: Stub, database: Database) -> None:
+    stub.preload(3_000)
+    drain(environment | stub.environment, LOADER_MAX_HELD_MESSAGES="200")
+    assert 100 < stub.stats()["most in flight"] <= 200
+    assert database.value("select count(*) from staging.raw_logins") == 3_000
+
+
+def test_no_more_bytes_are_held_than_was_set(environment: Environment, stub: Stub, database: Database) -> None:
+    # One mebibyte is some 4,700 bodies of 225 bytes with what Python keeps around them
+    stub.preload(20_000)
+    drain(
+        environment | stub.environment, LOADER_MAX_HELD_BYTES=str(1024**2), LOADER_MAX_HELD_MESSAGES="20000", LOADER_BATCH_MESSAGES="20000"
+    )
+    assert stub.stats()["most in flight"] < 6_000
+    assert database.value("select count(*) from staging.raw_logins") == 20_000
+
+
+def test_each_batch_is_a_line_of_json_without_personal_values(queue: Queue, environment: Environment) -> None:
+    queue.send('{"ip": "192.0.2.77", "device_id": "123-45-6789"}')
+    done = run(["python", "-m", "loader", "drain"], environment)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["batch landed", "finished"]
+    assert {"landed", "duplicates", "commit_seconds", "in_flight", "timestamp"} <= events[0].keys()
+    assert "192.0.2.77" not in done.stdout + done.stderr
+    assert "123-45" not in done.stdout + done.stderr
+
+
+def test_a_terminal_shows_a_bar_and_a_summary(queue: Queue, environment: Environment) -> None:
+    queue.send("one", "two")
+    done = run(
+        ["script", "-qec", f"{sys.executable} -m loader drain", "/dev/null"], environment | {"TERM": "xterm-256color", "COLUMNS": "120"}
+    )
+    assert done.returncode == 0
+    assert "left on the queue" in done.stdout
+    assert "2 landed, 0 had landed before, 2 deleted from the queue in" in done.stdout
+    assert "{" not in done.stdout
+
+
+def test_through_a_proxy_boto3_makes_the_calls(environment: Environment, stub: Stub, database: Database) -> None:
+    """The stub takes a proxy's requests too: the host that they name does not exist, so nothing else could answer them."""
+    stub.preload(300)
+    proxied = stub.environment | {"AWS_ENDPOINT_URL": "http://sqs.example", "HTTP_PROXY": f"http://127.0.0.1:{stub.port}", "NO_PROXY": ""}
+    drain(environment | proxied)
+    assert database.value("select count(*) from staging.raw_logins") == 300
+    assert stub.stats()["left"] == 0

@@ -1,0 +1,111 @@
+"""One batch into staging."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from loader.landing import Landing, storable
+from loader.settings import LoaderSettings
+from loader.sqs import Message
+from tests.support import Database
+
+SENT_MS = 1_790_000_000_123
+
+
+@pytest.fixture
+def settings(database: Database) -> LoaderSettings:
+    return LoaderSettings(
+        sqs_queue_url="http://127.0.0.1:1/q",
+        pghost="127.0.0.1",
+        pguser="loader",
+        pgpassword=None,
+        loader_password=SecretStr(database.passwords["loader"]),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _libpq(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "127.0.0.1")
+    monkeypatch.setenv("PGPORT", str(database.server.port))
+    monkeypatch.setenv("PGDATABASE", database.name)
+
+
+def land(settings: LoaderSettings, *batches: Sequence[Message]) -> list[int]:
+    """Land *batches* one after the other, and return how many rows of each were new."""
+
+    async def work() -> list[int]:
+        landing = Landing(settings, lambda reason: pytest.fail(f"it had to try again: {reason}"), gives_up=True)
+        try:
+            return [await landing.land(batch) for batch in batches]
+        finally:
+            await landing.close()
+
+    return asyncio.run(work())
+
+
+def message(message_id: str, body: str = "{}", sent_ms: int = SENT_MS) -> Message:
+    return Message(message_id, sent_ms, body, "handle", 0.0)
+
+
+def test_the_time_of_sending_is_kept_to_the_millisecond(database: Database, settings: LoaderSettings) -> None:
+    land(settings, [message("a")])
+    assert database.value("select (extract(epoch from sent_at) * 1000)::bigint from staging.raw_logins") == SENT_MS
+
+
+def test_what_landed_before_is_counted_and_not_landed_again(database: Database, settings: LoaderSettings) -> None:
+    assert land(settings, [message("a"), message("b"), message("a")], [message("b"), message("c")]) == [2, 1]
+    assert database.rows("select message_id from staging.raw_logins order by 1") == [("a",), ("b",), ("c",)]
+
+
+def test_the_first_landing_of_a_message_wins(database: Database, settings: LoaderSettings) -> None:
+    land(settings, [message("a", "first")], [message("a", "second")])
+    assert database.rows("select body from staging.raw_logins") == [("first",)]
+
+
+def test_a_batch_of_many_days_lands_whole(database: Database, settings: LoaderSettings) -> None:
+    days = [message(f"m{day}", sent_ms=SENT_MS + day * 86_400_000) for day in range(40)]
+    assert land(settings, days) == [40]
+    assert database.value("select count(distinct tableoid) from staging.raw_logins") == 40
+
+
+def test_two_loaders_with_the_same_messages_in_other_orders_do_not_lock_each_other_out(
+    database: Database, settings: LoaderSettings
+) -> None:
+    batch = [message(f"{number:05}") for number in range(2_000)]
+
+    async def both() -> list[int]:
+        troubles: list[str] = []
+        landings = [Landing(settings, troubles.append, gives_up=True) for _ in range(2)]
+        try:
+            landed = [await landings[0].land(batch[:1])]  # makes the partition
+            for start in range(0, 2_000, 200):
+                part = batch[start : start + 200]
+                landed += await asyncio.gather(landings[0].land(part), landings[1].land(part[::-1]))
+            assert troubles == []
+            return landed
+        finally:
+            for landing in landings:
+                await landing.close()
+
+    assert sum(asyncio.run(both())) == 2_000 == database.value("select count(*) from staging.raw_logins")
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_every_body_can_be_stored_and_recovered(body: str) -> None:
+    stored = storable(body)
+    stored.encode()
+    assert "\0" not in stored
+    if stored != body:
+        assert bytes.fromhex(stored.removeprefix("\\x")).decode(errors="surrogatepass") == body
+
+
+@pytest.mark.parametrize("body", ["\0", "a\0b", "\ud800", '{"ip": "\udfff"}'])
+def test_a_body_that_text_cannot_hold_lands_as_hex_of_its_utf8(database: Database, settings: LoaderSettings, body: str) -> None:
+    assert land(settings, [message("a", body)]) == [1]
+    expected = "\\x" + body.encode(errors="surrogatepass").hex()
+    assert database.value("select body from staging.raw_logins") == expected
+    assert not database.value("select pg_input_is_valid(body, 'jsonb') from staging.raw_logins")

@@ -1,0 +1,67 @@
+import ipaddress
+import json
+from collections import Counter
+
+from sandbox.sample_events import EVENTS, MALFORMED, NO_ADDRESSES, sample_events
+
+DOCUMENTATION_NETWORKS = [
+    ipaddress.ip_network(network) for network in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
+]
+
+
+def logins() -> list[dict[str, str]]:
+    return [json.loads(body) for body in sample_events() if body not in MALFORMED.values()]
+
+
+def addresses() -> dict[str, list[str]]:
+    """Each address in its canonical form, with the spellings that the sample has of it."""
+    spellings: dict[str, list[str]] = {}
+    for login in logins():
+        if login["ip"] not in NO_ADDRESSES:
+            address = ipaddress.ip_address(login["ip"])
+            mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+            spellings.setdefault(str(mapped or address), []).append(login["ip"])
+    return spellings
+
+
+def test_the_sample_is_a_thousand_events_and_the_same_every_time() -> None:
+    assert len(list(sample_events())) == EVENTS == 1000
+    assert list(sample_events()) == list(sample_events())
+
+
+def test_a_dozen_bodies_are_malformed_each_in_a_way_of_its_own() -> None:
+    bodies = list(sample_events())
+    assert [bodies.count(body) for body in MALFORMED.values()] == [1] * 12
+    assert len(set(MALFORMED.values())) == 12
+
+
+def test_every_address_is_from_a_documentation_range() -> None:
+    found = addresses()
+    assert len(found) > 100
+    for address in found:
+        assert any(ipaddress.ip_address(address) in network for network in DOCUMENTATION_NETWORKS)
+
+
+def test_addresses_and_devices_recur_across_users() -> None:
+    for field in ("ip", "device_id"):
+        users_of: dict[str, set[str]] = {}
+        for login in logins():
+            users_of.setdefault(login[field], set()).add(login["user_id"])
+        assert sum(len(users) > 1 for users in users_of.values()) > 20
+
+
+def test_an_ipv6_address_comes_in_several_spellings() -> None:
+    several = [spellings for address, spellings in addresses().items() if ":" in address and len(set(spellings)) > 1]
+    assert len(several) > 20
+
+
+def test_some_ipv4_addresses_come_mapped_into_ipv6_too() -> None:
+    mapped = [set(spellings) for address, spellings in addresses().items() if "." in address and len(set(spellings)) > 1]
+    assert len(mapped) > 20
+
+
+def test_locales_are_null_in_part_and_versions_have_two_or_three_parts() -> None:
+    assert 200 < sum(login["locale"] is None for login in logins()) < 400
+    parts = Counter(len(login["app_version"].split(".")) for login in logins())
+    assert set(parts) == {2, 3}
+    assert min(parts.values()) > 200

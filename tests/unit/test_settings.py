@@ -1,0 +1,116 @@
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import yaml
+from dotenv import dotenv_values
+
+from loader.settings import LoaderSettings, MigrateSettings
+from sandbox.errors import SandboxError
+from sandbox.settings import complete_env_file, load_env_file, read_settings, write_dbt_profile
+from tests.support import ROOT
+
+SANDBOX = {
+    "PGHOST": "127.0.0.1",
+    "PGPORT": "54320",
+    "PGDATABASE": "user_logins",
+    "ADMIN_PASSWORD": "made-up",
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:4566",
+    "SQS_QUEUE_URL": "http://127.0.0.1:4566/000000000000/login-queue",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory with `.env.example` and dbt's profile, and an environment that says nothing of ours."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env.example").write_bytes((ROOT / ".env.example").read_bytes())
+    profiles = tmp_path / "dbt_project" / "profiles"
+    profiles.mkdir(parents=True)
+    (profiles / "profiles.yml").write_bytes((ROOT / "dbt_project" / "profiles" / "profiles.yml").read_bytes())
+    with mock.patch.dict(os.environ):
+        for name in dotenv_values(ROOT / ".env.example"):
+            os.environ.pop(name, None)
+        yield tmp_path
+
+
+def test_the_example_names_every_variable_that_the_loader_reads() -> None:
+    example = (ROOT / ".env.example").read_text()
+    fields = {*LoaderSettings.model_fields, *MigrateSettings.model_fields}
+    of_libpq_and_boto3 = {"pguser", "pgpassword", "aws_region"}  # they win where set, which is for the person who sets them to know
+    missing = [name.upper() for name in fields - of_libpq_and_boto3 if f"{name.upper()}=" not in example]
+    assert missing == []
+
+
+def test_the_example_says_the_loaders_defaults() -> None:
+    commented = (ROOT / ".env.example").read_text().replace("# LOADER_", "LOADER_").splitlines()
+    said = dict(line.split("=", 1) for line in commented if line.startswith("LOADER_") and "PASSWORD" not in line)
+    defaults = {name.upper(): field.default for name, field in LoaderSettings.model_fields.items() if name.startswith("loader_")}
+    assert said
+    assert {name: type(defaults[name])(value) for name, value in said.items()} == {name: defaults[name] for name in said}
+
+
+def test_the_first_env_file_is_private_and_has_random_passwords(folder: Path) -> None:
+    written = complete_env_file()
+    assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
+    passwords = {name: value for name, value in dotenv_values(".env").items() if name.endswith("_PASSWORD")}
+    assert set(written) == set(passwords)
+    assert len(set(passwords.values())) == len(passwords) == 6
+    assert all(len(value or "") >= 32 for value in passwords.values())
+
+
+def test_values_of_ones_own_stay_and_what_is_missing_is_filled_in(folder: Path) -> None:
+    (folder / ".env").write_text("PGPORT=6000\nANALYST_PASSWORD='it is $mine'\nLOADER_PASSWORD=\n# a remark\n")
+    complete_env_file()
+    values = dotenv_values(".env")
+    assert values["PGPORT"] == "6000"
+    assert values["ANALYST_PASSWORD"] == "it is $mine"
+    assert values["LOADER_PASSWORD"]
+    assert values["PGDATABASE"] == "user_logins"
+    assert "# a remark" in (folder / ".env").read_text()
+    before = (folder / ".env").read_text()
+    assert complete_env_file() == []
+    assert (folder / ".env").read_text() == before
+
+
+def test_the_environment_wins_over_the_env_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / ".env").write_text("PGDATABASE=from_the_file\n")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:5000")
+    complete_env_file()
+    load_env_file()
+    assert os.environ["PGDATABASE"] == "from_the_file"
+    assert os.environ["SQS_QUEUE_URL"] == "http://127.0.0.1:5000/000000000000/login-queue"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"PGHOST": "db.example.com"}, "PGHOST is db.example.com"),
+        ({"PGPORT": "many"}, "PGPORT is many"),
+        ({"PGPORT": "70000"}, "PGPORT is 70000"),
+        ({"ADMIN_PASSWORD": ""}, "ADMIN_PASSWORD is not set"),
+        ({"AWS_ENDPOINT_URL": "https://sqs.us-east-1.amazonaws.com"}, "AWS_ENDPOINT_URL is https://sqs"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:x"}, "AWS_ENDPOINT_URL is http://127.0.0.1:x"),
+        ({"SQS_QUEUE_URL": "http://127.0.0.1:9/000000000000/login-queue"}, "SQS_QUEUE_URL is http://127.0.0.1:9"),
+    ],
+)
+def test_the_sandbox_touches_no_server_but_its_own(change: dict[str, str], words: str) -> None:
+    read_settings(SANDBOX)
+    with pytest.raises(SandboxError) as caught:
+        read_settings(SANDBOX | change)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == os.EX_CONFIG
+
+
+def test_dbts_profile_is_private_and_gives_the_sandboxs_values_as_defaults(folder: Path) -> None:
+    write_dbt_profile(SANDBOX | {"TRANSFORMER_PASSWORD": r"it's \ odd", "PGSSLMODE": "prefer"})
+    written = folder / "dbt_project" / "profiles.yml"
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    output = yaml.safe_load(written.read_text())["user_logins"]["outputs"]["default"]
+    assert output["port"] == "{{ env_var('PGPORT', '54320') | as_number }}"
+    assert output["password"] == r"{{ env_var('TRANSFORMER_PASSWORD', 'it\'s \\ odd') }}"
+    assert output["user"] == "transformer"
