@@ -11,7 +11,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed load query test test-faults lint bench install lock
+.PHONY: help demo up down clean seed load rejudge query test test-faults lint bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -38,6 +38,9 @@ seed: $(STAMP) ## send the sample events; FILE=events.jsonl: each line of FILE, 
 
 load: $(STAMP) ## drain the queue into staging
 	@$(BIN)/python -m loader drain
+
+rejudge: $(STAMP) ## after a rule was corrected: judge again what was rejected, move what passes now
+	@cd dbt_project && $(DBT) run-operation judge_again && $(DBT) run
 
 query: $(STAMP) ## SQL="select …": run it as the analyst, print a table
 	@[ -n "$$SQL" ] || { echo 'SQL is not set; say make query SQL="select …"' >&2; exit 64; }

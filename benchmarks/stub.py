@@ -52,6 +52,7 @@ class Behaviour:
     lose_answer_rate: float = 0.0  # a delete is done, and the connection closed instead of an answer
     duplicate_rate: float = 0.0  # a message is handed out twice in one reply, under two handles
     redeliver_rate: float = 0.0  # a message that was just handed out is visible again at once
+    corrupt_rate: float = 0.0  # a body is not what it was when its digest was taken
     clock_offset: float = 0.0  # the server's clock ahead of this machine's
     denied: list[str] = field(default_factory=list)  # actions that answer AccessDenied
     hold: list[str] = field(default_factory=list)  # actions that are done, and never answered
@@ -172,6 +173,9 @@ class Server:
         """One message in JSON, with a new handle."""
         text = body(self.stored.copies_of.get(number, number))
         digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+        if self.happens(self.behaviour.corrupt_rate):
+            self.count("corrupted")
+            text = text.replace("android", "andr0id")
         quoted = text.replace('"', '\\"')
         return (
             f'{{"MessageId":"{message_id(number)}","ReceiptHandle":"{number}-{self.stored.receives[number]}-{PADDING}","MD5OfBody":"{digest}",'

@@ -23,12 +23,13 @@ grant usage on schema staging to loader;
 grant insert (message_id, sent_at, body) on staging.raw_logins to loader;
 grant execute on function staging.ensure_partitions(date[]) to loader;
 
--- transformer (dbt): read staging, move its own watermarks, call the maskers
+-- transformer (dbt): read staging, move its own watermarks, have messages judged again, call the maskers
 grant usage on schema staging, masking to transformer;
 grant select on staging.raw_logins to transformer;
 grant select, insert, update on staging.watermarks to transformer;
 grant execute on function
-staging.open_window(text, text, boolean), staging.landed_from(), staging.landed_before(), staging.close_window()
+staging.open_window(text, text), staging.landed_from(), staging.landed_before(), staging.close_window(),
+staging.judge_again(text []), staging.resume_here()
 to transformer;
 grant execute on function
 masking.canonical_ip(text), masking.token(text, text), masking.tokens(text, text[])

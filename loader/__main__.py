@@ -97,10 +97,15 @@ def follow() -> None:
 
 def _run(*, until_empty: bool) -> None:
     settings = environment.read(LoaderSettings)
-    asyncio.run(_load(settings, until_empty=until_empty))
+    asyncio.run(load(settings, until_empty=until_empty))
 
 
-async def _load(settings: LoaderSettings, *, until_empty: bool) -> None:
+async def load(settings: LoaderSettings, *, until_empty: bool) -> None:
+    """Load from the queue of *settings* until it is empty, or until told to stop by a signal.
+
+    Raises:
+        LoaderError: it could not begin, could not go on, or could not finish.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -93,18 +93,22 @@ class Clone:
 
     def run(self, *command: str, timeout_seconds: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run *command* in the clone with its `.venv` activated."""
-        ours = ("PG", "AWS_", "DBT_", "LOADER_", "SQS_", "ADMIN_", "MAKE", "PYTEST_")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        activated = {"PATH": f"{self.path / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
         return subprocess.run(
             command,
             cwd=self.path,
-            env=inherited | activated | environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
             timeout=timeout_seconds,
             check=False,
         )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """An environment with the clone's `.venv` activated, that says nothing of any server."""
+        ours = ("PG", "AWS_", "DBT_", "LOADER_", "SQS_", "ADMIN_", "MAKE", "PYTEST_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return inherited | {"PATH": f"{self.path / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
     @property
     def settings(self) -> dict[str, str]:

@@ -2,8 +2,8 @@
 -- here, on the consumer's row; the second one starts where the first one ended.
 -- The upper bound is the oldest transaction still running, not the newest row seen: a row that commits late has
 -- a lower id than rows that committed before it, and a mark on max(id) would step over it for ever.
--- *upstream*: take no more than that consumer has taken. *restart*: the target is empty, begin from the first row.
-create or replace function staging.open_window(consumer text, upstream text default null, restart boolean default false)
+-- *upstream*: take no more than that consumer has taken.
+create or replace function staging.open_window(consumer text, upstream text default null)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -17,24 +17,22 @@ begin
 
     select * into strict mark from staging.watermarks where watermarks.consumer = open_window.consumer for update;
 
-    if mark.system_identifier != here and not restart then
-        raise exception 'watermark of % belongs to server %, this is server %; see "Restoring a backup" in README.md',
+    if mark.system_identifier != here then
+        raise exception 'the watermark of % is from server %, and this is server %, whose transaction ids are others; '
+            'run dbt run-operation resume_after_restore once, see docs/restoring.md',
             open_window.consumer, mark.system_identifier, here
             using errcode = 'object_not_in_prerequisite_state';
     end if;
 
     update staging.watermarks set
-        taken_before = case when restart then '0'::xid8 else mark.taken_before end,
         window_before = coalesce(
             (select up.taken_before from staging.watermarks as up where up.consumer = open_window.upstream),
             pg_snapshot_xmin(pg_current_snapshot())
-        ),
-        system_identifier = here
+        )
     where watermarks.consumer = open_window.consumer;
 
     perform set_config('staging.consumer', open_window.consumer, true);
 end
 $$;
 
-comment on function staging.open_window(text, text, boolean) is
-'Fixes the window of landed rows that a dbt model takes in this transaction.';
+comment on function staging.open_window(text, text) is 'Fixes the window of landed rows that a dbt model takes in this transaction.';

@@ -79,6 +79,16 @@ def test_up_twice_changes_nothing(up: Clone) -> None:
     assert (running(up, "postgres"), running(up, "emulator"), (up.path / ".env").read_text()) == before
 
 
+def test_two_ups_at_once_start_one_of_each(clone: Clone) -> None:
+    assert clone.make("down").returncode == 0
+    command = [sys.executable, "-m", "sandbox", "up"]
+    both = [subprocess.Popen(command, cwd=clone.path, env=clone.environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    for name in ("PostgreSQL", "SQS emulator"):
+        assert sorted(f"{name} started" in output for output in outputs) == [False, True]
+
+
 def test_what_holds_a_password_is_private(up: Clone) -> None:
     for path in (".env", "dbt_project/profiles.yml"):
         assert stat.S_IMODE((up.path / path).stat().st_mode) == 0o600
@@ -245,7 +255,9 @@ def test_run_leaves_nothing_when_it_is_terminated(clone: Clone, tmp_path: Path) 
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     command = [sys.executable, "-m", "sandbox", "run", "--", "sh", "-c", f"echo $PGPORT > {port_file}; exec sleep 600"]
-    with subprocess.Popen(command, cwd=clone.path, env=os.environ | {"TMPDIR": str(temporary)}, stderr=subprocess.DEVNULL) as started:
+    with subprocess.Popen(
+        command, cwd=clone.path, env=clone.environment | {"TMPDIR": str(temporary)}, stderr=subprocess.DEVNULL
+    ) as started:
         assert processes.wait_until(lambda: port_file.exists() and port_file.read_text().endswith("\n"), 60)
         port = int(port_file.read_text())
         assert not processes.port_is_free(port)

@@ -213,7 +213,7 @@ def trouble_on(trial: Trial, proxy: Proxy, trouble: str, direction: Direction) -
 
 
 def sqs_misbehaves(proof: str, **behaviour: float) -> Fault:
-    """*proof* is what the stub calls the fault when it has happened."""
+    """*proof* is what the stub calls the fault when it has happened. Calls are repeated: no message has to come again."""
 
     def fault(trial: Trial) -> None:
         trial.stub.control(**behaviour)
@@ -221,6 +221,7 @@ def sqs_misbehaves(proof: str, **behaviour: float) -> Fault:
         loader = trial.start("drain")
         assert loader.wait() == os.EX_OK, loader.output()
         trial.wait_for_stub(proof)
+        assert trial.stub.stats().get("expired", 0) == 0
         trial.stub.control(**dict.fromkeys(behaviour, 0))
 
     return fault

@@ -1,6 +1,8 @@
 """`drain` from the emulator's queue into a real database."""
 
+import asyncio
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -8,6 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks.stub import Stub
+from loader import pipeline, settings
+from loader.__main__ import load
+from loader.errors import LoaderError
 from sandbox import emulator
 from sandbox.emulator import Emulator
 from tests.support import ROOT, Database, Queue, run
@@ -158,6 +163,31 @@ def test_a_terminal_shows_a_bar_and_a_summary(queue: Queue, environment: Environ
     assert "left on the queue" in done.stdout
     assert "2 landed, 0 had landed before, 2 deleted from the queue in" in done.stdout
     assert "{" not in done.stdout
+
+
+def test_a_body_that_was_damaged_on_its_way_is_not_landed(database: Database, environment: Environment, stub: Stub) -> None:
+    stub.control(corrupt_rate=0.1, visibility=1)
+    stub.preload(500)
+    drain(environment | stub.environment)
+    assert stub.stats()["corrupted"] > 0
+    assert database.value("select count(*) from staging.raw_logins") == 500
+    assert database.value("select count(*) from staging.raw_logins where body like '%andr0id%'") == 0
+
+
+def test_messages_that_another_consumer_keeps_are_reported_in_the_end(
+    database: Database, queue: Queue, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(pipeline, "PATIENCE_MIN_SECONDS", 1)
+    queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"VisibilityTimeout": "1"})
+    queue.send("kept by another")
+    queue.client.receive_message(QueueUrl=queue.url, VisibilityTimeout=600)
+    queue.send("free")
+    with pytest.raises(LoaderError, match=r"1 messages are left .*1 in flight with another consumer") as caught:
+        asyncio.run(load(settings.read(settings.LoaderSettings), until_empty=True))
+    assert caught.value.exit_code == os.EX_TEMPFAIL
+    assert database.rows("select body from staging.raw_logins") == [("free",)]
 
 
 def test_through_a_proxy_boto3_makes_the_calls(environment: Environment, stub: Stub, database: Database) -> None:

@@ -1,6 +1,7 @@
 """One batch into staging."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 import pytest
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from loader import landing
+from loader.errors import LoaderError
 from loader.landing import Landing, storable
 from loader.settings import LoaderSettings
 from loader.sqs import Message
@@ -38,11 +41,11 @@ def land(settings: LoaderSettings, *batches: Sequence[Message]) -> list[int]:
     """Land *batches* one after the other, and return how many rows of each were new."""
 
     async def work() -> list[int]:
-        landing = Landing(settings, lambda reason: pytest.fail(f"it had to try again: {reason}"), gives_up=True)
+        opened = Landing(settings, lambda reason: pytest.fail(f"it had to try again: {reason}"), gives_up=True)
         try:
-            return [await landing.land(batch) for batch in batches]
+            return [await opened.land(batch) for batch in batches]
         finally:
-            await landing.close()
+            await opened.close()
 
     return asyncio.run(work())
 
@@ -88,8 +91,8 @@ def test_two_loaders_with_the_same_messages_in_other_orders_do_not_lock_each_oth
             assert troubles == []
             return landed
         finally:
-            for landing in landings:
-                await landing.close()
+            for each in landings:
+                await each.close()
 
     assert sum(asyncio.run(both())) == 2_000 == database.value("select count(*) from staging.raw_logins")
 
@@ -109,3 +112,13 @@ def test_a_body_that_text_cannot_hold_lands_as_hex_of_its_utf8(database: Databas
     expected = "\\x" + body.encode(errors="surrogatepass").hex()
     assert database.value("select body from staging.raw_logins") == expected
     assert not database.value("select pg_input_is_valid(body, 'jsonb') from staging.raw_logins")
+
+
+def test_a_drain_gives_up_on_a_server_that_stays_away(settings: LoaderSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landing, "OUTAGE_SECONDS", 0.2)
+    monkeypatch.setenv("PGPORT", "1")
+    troubles: list[str] = []
+    with pytest.raises(LoaderError, match="run python -m loader drain again later") as caught:
+        asyncio.run(Landing(settings, troubles.append, gives_up=True).land([message("a")]))
+    assert caught.value.exit_code == os.EX_UNAVAILABLE
+    assert troubles

@@ -8,7 +8,8 @@ judged_logins as (
 
 ),
 
--- user_logins has taken this window and left what broke a rule, so its rows need no second judgement.
+-- user_logins has taken this window: what is left of it broke a rule.
+-- depends_on: {{ ref('user_logins') }}
 rejected as (
 
     select distinct on (message_id)
@@ -16,22 +17,10 @@ rejected as (
         sent_at,
         landed_at,
         landed_xid,
-        -- it passes now, but was judged before a rule was corrected
+        -- no reason now: user_logins went by earlier rules; `make rejudge` takes it up again
         string_to_array(coalesce(reasons, 'judged_by_earlier_rules'), ' ') as reasons
 
     from judged_logins
-
-    where
-        not exists (
-            select from {{ ref('user_logins') }} as accepted
-            where accepted.message_id = judged_logins.message_id
-        )
-    {% if is_incremental() %}
-            and not exists (
-                select from {{ this }} as taken
-                where taken.message_id = judged_logins.message_id
-            )
-        {% endif %}
 
     order by message_id, landed_xid
 

@@ -12,19 +12,13 @@ accepted as (
 
     select
         *,
-        hashtext(message_id) % 1024 as batch,
+        -- 1,024 groups, whatever the size of the window
+        hashtext(message_id) & 1023 as batch,
         masking.canonical_ip(ip) as canonical_ip
 
     from judged_logins
 
-    where
-        reasons is null
-    {% if is_incremental() %}
-            and not exists (
-                select from {{ this }} as taken
-                where taken.message_id = judged_logins.message_id
-            )
-        {% endif %}
+    where reasons is null
 
 ),
 

@@ -23,7 +23,7 @@ parsed as (
 
     from raw_logins
 
-    where {{ in_window() }}
+    where {{ awaits_judgement() }}
 
     offset 0 -- noqa: AM09
 

@@ -1,0 +1,54 @@
+-- Under one key version, one canonical ip has one token, and one token stands for one canonical ip. Reads the last
+-- var('checked_days') days of plain text and gives out tokens alone.
+with
+
+raw_logins as (
+
+    select * from {{ source('staging', 'raw_logins') }}
+
+),
+
+user_logins as (
+
+    select * from {{ ref('user_logins') }}
+
+),
+
+addresses as (
+
+    select distinct
+        user_logins.masked_ip,
+        split_part(user_logins.masked_ip, ':', 1) as key_version,
+        case
+            when pg_input_is_valid(raw_logins.body, 'jsonb')
+                then masking.canonical_ip(raw_logins.body::jsonb ->> 'ip')
+        end as canonical_ip
+
+    from raw_logins
+
+    inner join user_logins
+        on
+            raw_logins.message_id = user_logins.message_id
+            and raw_logins.sent_at = user_logins.sent_at
+
+    where
+        raw_logins.sent_at > now() - interval '{{ var("checked_days") }} days'
+        and user_logins.ip_is_valid
+
+),
+
+counted as (
+
+    select
+        masked_ip,
+        count(*) over (partition by key_version, canonical_ip) as tokens_of_the_address,
+        count(*) over (partition by masked_ip) as addresses_of_the_token
+
+    from addresses
+
+)
+
+select * from counted
+where
+    tokens_of_the_address > 1
+    or addresses_of_the_token > 1

@@ -1,0 +1,12 @@
+{% test names_rules(model, column_name) %}
+-- Every reason is the name of a rule: what was judged, and what is wrong with it. At least one, and none twice.
+select 1 as unknown
+from {{ model }}
+where
+    cardinality({{ column_name }}) = 0
+    or exists (
+        select from unnest({{ column_name }}) as reasons (reason)
+        where reason !~ '^((body|user_id|device_type|ip|device_id|locale|app_version)_[a-z_]+|judged_by_earlier_rules)$'
+    )
+    or cardinality({{ column_name }}) <> (select count(distinct reason) from unnest({{ column_name }}) as reasons (reason))
+{% endtest %}
