@@ -1,0 +1,145 @@
+"""Whatever a body holds: its message ends once, masked or rejected for the right reason, and no log or artefact has its content."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+
+from loader.migrate import migrate
+from sandbox.postgres import Postgres
+from tests.judging import poison
+from tests.judging.conftest import Warehouse
+from tests.support import DATABASE_FILES, ROOT, Database
+
+GENERATED = 20_000 if os.environ.get("FAULTS") == "full" else 1_000
+SEED = 20_240_229
+NEIGHBOURS = 100
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[str, str]:
+    return {f"generated-{number}": body for number, body in enumerate(poison.generated(GENERATED, SEED))}
+
+
+@pytest.fixture(scope="module")
+def poisoned(
+    postgres_server: Postgres,
+    passwords: Mapping[str, str],
+    template: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    generated: dict[str, str],
+) -> Iterator[Warehouse]:
+    """All bodies landed, judged and tested by dbt as a person calls it."""
+    name = sql.Identifier("poisoned")
+    with postgres_server.connect() as connection:
+        connection.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(template)))
+        warehouse = Warehouse(Database(postgres_server, "poisoned", passwords), tmp_path_factory.mktemp("poisoned"))
+        with warehouse.database.connect() as own:
+            migrate(own, DATABASE_FILES, {})
+        bodies = {f"poison {what}"[:100]: body for what, (body, _) in poison.CORPUS.items()}
+        good = {f"neighbour-{number}": poison.login(user_id=f"n{number}") for number in range(NEIGHBOURS)}
+        everything = list((bodies | generated | good).items())
+        everything.sort(key=lambda message: hash(message[0]) % 997)  # good and bad ones mixed
+        warehouse.land(dict(everything))
+        for words in (["run"], ["test", "--exclude", "assert_few_messages_are_rejected"], ["docs", "generate"]):
+            ran = dbt(warehouse, *words)
+            assert ran.returncode == 0, ran.stdout
+        yield warehouse
+        connection.execute(sql.SQL("drop database {} with (force)").format(name))
+
+
+def dbt(warehouse: Warehouse, *words: str) -> subprocess.CompletedProcess[str]:
+    """`dbt WORDS…` in a process of its own; all that it writes is under the warehouse's directory."""
+    paths = {"DBT_TARGET_PATH": str(warehouse.directory / "target"), "DBT_LOG_PATH": str(warehouse.directory / "logs")}
+    ran = subprocess.run(
+        [str(Path(sys.executable).with_name("dbt")), *words],
+        env=warehouse.environ | paths,
+        cwd=ROOT / "dbt_project",
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    with (warehouse.directory / "output").open("a") as output:
+        output.write(ran.stdout + ran.stderr)
+    return ran
+
+
+def holding(warehouse: Warehouse, values: list[str]) -> list[str]:
+    """The files under the warehouse's directory that hold one of *values*."""
+    found = []
+    for path in warehouse.directory.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            found += [path.name for value in values if value.encode() in content]
+    return found
+
+
+PLANTED = [poison.PLANTED_IP, poison.PLANTED_DEVICE, "2001:db8:", "203.0.113."]
+
+
+@pytest.mark.parametrize("what", poison.CORPUS)
+def test_a_poisonous_body_ends_as_it_must(poisoned: Warehouse, what: str) -> None:
+    expected = poison.CORPUS[what][1]
+    message_id = f"poison {what}"[:100]
+
+    with poisoned.database.connect() as connection:
+        masked = connection.execute("select ip_is_valid from marts.user_logins where message_id = %s", [message_id]).fetchall()
+        rejected = connection.execute("select reasons from marts.rejected_logins where message_id = %s", [message_id]).fetchall()
+
+    if expected in (poison.VALID, poison.INVALID_IP):
+        assert (masked, rejected) == ([(expected == poison.VALID,)], [])
+    else:
+        assert (masked, rejected) == ([], [(expected,)])
+
+
+def test_generated_bodies_end_as_a_second_judge_says(poisoned: Warehouse, generated: dict[str, str]) -> None:
+    masked, rejected = set(poisoned.masked()), poisoned.rejected()
+
+    wrong = {
+        body: (message_id in masked, rejected.get(message_id), expected)
+        for message_id, body in generated.items()
+        if (message_id in masked, rejected.get(message_id, [])) != (not (expected := poison.judge(body)), expected)
+    }
+
+    assert wrong == {}
+    kinds = {reason for reasons in rejected.values() for reason in reasons}
+    assert len(kinds) > 15, "the bodies must try many rules"
+    assert sum(message_id in masked for message_id in generated) > GENERATED / 10
+
+
+def test_good_neighbours_are_masked(poisoned: Warehouse) -> None:
+    assert sum(message_id.startswith("neighbour-") for message_id in poisoned.masked()) == NEIGHBOURS
+
+
+def test_no_log_and_no_artefact_holds_a_value(poisoned: Warehouse) -> None:
+    assert (poisoned.directory / "target" / "run_results.json").exists()
+    assert (poisoned.directory / "target" / "catalog.json").exists()
+    assert (poisoned.directory / "logs" / "dbt.log").stat().st_size > 10_000
+    assert holding(poisoned, PLANTED) == []
+
+
+def test_a_row_that_the_database_refuses_and_prints_holds_no_value(poisoned: Warehouse) -> None:
+    with poisoned.database.connect() as connection:
+        connection.execute("alter table marts.user_logins add constraint refusing check (user_id <> 'refused')")
+    poisoned.land({"refused": poison.login(user_id="refused")})
+
+    ran = dbt(poisoned, "run")
+
+    assert ran.returncode == 1
+    assert "DETAIL:  Failing row contains (refused, ios, v1:" in ran.stdout
+    assert holding(poisoned, PLANTED) == []
+    with poisoned.database.connect() as connection:
+        connection.execute("alter table marts.user_logins drop constraint refusing")
+
+
+def test_the_search_finds_a_value_that_somebody_prints(poisoned: Warehouse, tmp_path: Path) -> None:
+    elsewhere = Warehouse(poisoned.database, tmp_path)
+
+    dbt(elsewhere, "show", "--inline", "select body::jsonb ->> 'ip' as ip from staging.raw_logins where message_id = 'neighbour-1'")
+
+    assert "output" in holding(elsewhere, PLANTED)
