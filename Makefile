@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+DEPLOY := .venv/deploy
 # Some of the commands run from dbt_project/, so the absolute path.
 DBT := $(CURDIR)/$(BIN)/dbt
 
@@ -11,7 +12,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed load rejudge query test test-faults lint bench install lock
+.PHONY: help demo up down clean seed load rejudge query test test-faults lint lint-deploy bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -60,6 +61,10 @@ lint: $(STAMP) ## ruff, mypy, sqlfluff
 	@$(BIN)/sqlfluff lint database
 	@$(BIN)/python -m sandbox run -- $(BIN)/sqlfluff lint --templater dbt dbt_project
 
+# compose's own check needs docker; where there is none, its schema still is checked.
+lint-deploy: $(DEPLOY)/installed ## hadolint, cfn-lint, kustomize, kubernetes-validate, KEDA's schema, zizmor, checkov
+	@PATH="$(CURDIR)/$(DEPLOY)/bin:$$PATH" deploy/lint/run
+
 bench: $(STAMP) ## measure the loader and the masking
 	@$(BIN)/python -m benchmarks
 
@@ -69,6 +74,7 @@ lock: ## pin anew all that pyproject.toml names
 	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install -qq --disable-pip-version-check uv
 	@$(LOCK) requirements-dev.lock --group dev
 	@$(LOCK) requirements.lock --constraint requirements-dev.lock
+	@$(subst pyproject.toml,--group deploy,$(LOCK)) requirements-deploy.lock
 
 LOCK = .venv/lock/bin/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-strip-extras --no-annotate --custom-compile-command 'make lock' --output-file
@@ -80,4 +86,12 @@ $(STAMP): requirements-dev.lock
 	@echo 'Installing into .venv (about a minute, once) …'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+$(DEPLOY)/installed: $(STAMP) requirements-deploy.lock deploy/lint/package-lock.json
+	@command -v npm >/dev/null || { echo 'there is no npm on this machine, and lint-deploy takes kustomize and the schemas of KEDA from it; install Node.js 20 or newer' >&2; exit 69; }
+	@echo 'Installing what lint-deploy uses into $(DEPLOY) and deploy/lint/node_modules …'
+	@$(PYTHON) -m venv $(DEPLOY)
+	@$(DEPLOY)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements-deploy.lock
+	@npm --prefix deploy/lint ci --no-audit --no-fund --loglevel=error
 	@touch $@
