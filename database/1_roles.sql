@@ -30,3 +30,35 @@ begin
     execute 'grant pipeline_owner, transformer to current_user with inherit true, set true';
 end
 $$;
+
+-- What a role is given by hand besides its own rights would open what 6_privileges.sql closes.
+do $$
+declare
+    pipeline_roles constant name[] := array[
+        'pipeline_owner', 'loader', 'transformer', 'analyst', 'pii_requester', 'pii_approver'
+    ];
+    too_mighty constant text := (
+        select string_agg(rolname, ', ' order by rolname) from pg_roles
+        where
+            rolname = any(pipeline_roles)
+            and (rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls or (rolcanlogin and rolname = 'pipeline_owner'))
+    );
+    given record;
+begin
+    if too_mighty is not null then
+        raise exception '% must not be superuser, createrole, createdb, replication or bypassrls, nor pipeline_owner log in; take it back with ALTER ROLE', too_mighty
+            using errcode = 'invalid_grant_operation';
+    end if;
+
+    for given in
+        select held.rolname as held, member.rolname as member
+        from pg_auth_members
+        inner join pg_roles as held on pg_auth_members.roleid = held.oid
+        inner join pg_roles as member on pg_auth_members.member = member.oid
+        -- on RDS a member of rds_iam logs in with a token instead of a password
+        where member.rolname = any(pipeline_roles) and held.rolname <> 'rds_iam'
+    loop
+        execute format('revoke %I from %I', given.held, given.member);
+    end loop;
+end
+$$;

@@ -10,6 +10,13 @@ from psycopg import sql
 
 OWNER = "pipeline_owner"
 TABLES = "3_tables"
+# An error of a file may quote a value of the data, and a password's verifier is in its statement. Only a superuser can keep both
+# out of the server's log from here.
+QUIET = """
+    select set_config(name, value, true)
+    from (values ('log_min_messages', 'fatal'), ('log_statement', 'none'), ('log_min_duration_statement', '-1')) as quiet (name, value)
+    where (select rolsuper from pg_roles where rolname = current_user)
+"""
 
 
 class MigrationError(Exception):
@@ -35,6 +42,7 @@ def migrate(
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(hashtextextended('user-logins migrate', 0))")
         connection.execute("set local client_min_messages = warning")
+        connection.execute(QUIET)
         connection.execute("create schema if not exists migrations")
         connection.execute(
             "create table if not exists migrations.applied ("
@@ -64,7 +72,9 @@ def _apply(connection: psycopg.Connection[Any], path: Path, name: str, applied_s
     try:
         connection.execute(statements)
     except psycopg.Error as error:
-        message = f"database/{name} was refused: {error.diag.message_primary or error}; nothing was changed"
+        quotes_values = (error.sqlstate or "").startswith(("22", "23"))
+        reason = f"SQLSTATE {error.sqlstate}" if quotes_values else error.diag.message_primary or error
+        message = f"database/{name} was refused: {reason}; nothing was changed"
         raise MigrationError(message) from error
     connection.execute("set local role none")
     connection.execute(

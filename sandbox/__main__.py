@@ -185,7 +185,7 @@ ANALYST_SEES = {
         "select * from analytics.shared_devices order by logins desc, masked_device_id limit 5"
     ),
     "analytics.daily_logins, the five most frequent rows": (
-        "select * from analytics.daily_logins order by logins desc, create_date, device_type, locale, app_version limit 5"
+        "select * from analytics.daily_logins order by logins desc, create_date, dimension, dimension_value limit 5"
     ),
 }
 COUNTS = (

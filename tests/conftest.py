@@ -14,11 +14,13 @@ from loader.migrate import migrate
 from sandbox import emulator, postgres
 from sandbox.emulator import Emulator
 from sandbox.postgres import Postgres
-from tests import support
+from sandbox.sample_events import sample_events
+from tests import canaries, support
 from tests.support import DATABASE_FILES, Database, Queue
 
 LOGIN_ROLES = ("loader", "transformer", "analyst", "pii_requester", "pii_approver")
 TEMPLATE = "migrated"
+MASKED_TEMPLATE = "masked"
 numbers = itertools.count(1)
 
 
@@ -71,6 +73,37 @@ def database(postgres_server: Postgres, passwords: Mapping[str, str], template: 
             # who may connect stands on the database itself, and a copy does not inherit it
             migrate(connection, DATABASE_FILES, {})
         yield made
+
+
+@pytest.fixture(scope="session")
+def masked_template(
+    postgres_server: Postgres, passwords: Mapping[str, str], template: str, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The name of a database in which the sample events and the canaries were landed, masked and judged."""
+    database = Database(postgres_server, MASKED_TEMPLATE, passwords)
+    with postgres_server.connect() as connection:
+        connection.execute(sql.SQL("create database {} template {}").format(sql.Identifier(MASKED_TEMPLATE), sql.Identifier(template)))
+    with database.connect() as connection:
+        migrate(connection, DATABASE_FILES, {})
+    support.land(database, [*sample_events(), *canaries.events()])
+    built = support.dbt(database, ["run"], tmp_path_factory.mktemp("masked"))
+    assert built.returncode == 0, built.stdout
+    return MASKED_TEMPLATE
+
+
+@pytest.fixture
+def masked(postgres_server: Postgres, passwords: Mapping[str, str], masked_template: str) -> Iterator[Database]:
+    """A database of the test's own, with the sample events and the canaries masked."""
+    for made in _database(postgres_server, passwords, masked_template):
+        with made.connect() as connection:
+            migrate(connection, DATABASE_FILES, {})
+        yield made
+
+
+@pytest.fixture(scope="session")
+def masked_for_all(postgres_server: Postgres, passwords: Mapping[str, str], masked_template: str) -> Database:
+    """The same database for all tests, which must leave it as they found it."""
+    return Database(postgres_server, masked_template, passwords)
 
 
 @pytest.fixture

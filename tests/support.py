@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from dotenv import dotenv_values
 
+from loader.landing import storable
 from sandbox.emulator import REGION, Emulator
 from sandbox.login_queue import DEAD_LETTER_SUFFIX
 from sandbox.postgres import Postgres
@@ -152,6 +154,49 @@ def environment(database: Database, queue: Queue) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "default",
     }
+
+
+def key_blocks(database: Database) -> list[bytes]:
+    """Both blocks of every masking key."""
+    return [block for row in database.rows("select inner_block, outer_block from masking.keys") for block in row]
+
+
+def readable(connection: psycopg.Connection[Any]) -> dict[str, str]:
+    """The text of every row of every relation that this connection may read, those of the catalog included."""
+    relations = connection.execute(
+        "select oid::regclass::text from pg_class where relkind in ('r', 'v', 'm', 'p', 'f', 'S') and has_table_privilege(oid, 'select') "
+        "and relname !~ '_numa$'"  # raise where the machine has no NUMA
+    ).fetchall()
+    texts = {}
+    for (relation,) in relations:
+        rows = connection.execute(f"select it::text from {relation} as it".encode()).fetchall()
+        texts[relation] = "\n".join(text or "" for (text,) in rows)
+    return texts
+
+
+def land(database: Database, bodies: Iterable[str]) -> list[str]:
+    """Land *bodies*, sent now, with the loader's rights and without a queue; returns their message ids in order."""
+    rows = [(str(uuid.uuid4()), storable(body)) for body in bodies]
+    with database.connect("loader") as connection:
+        connection.execute("select staging.ensure_partitions(array[(now() at time zone 'UTC')::date])")
+        connection.cursor().executemany("insert into staging.raw_logins (message_id, sent_at, body) values (%s, now(), %s)", rows)
+    return [message_id for message_id, _ in rows]
+
+
+def dbt(database: Database, arguments: list[str], outputs: Path, project: Path = ROOT / "dbt_project") -> subprocess.CompletedProcess[str]:
+    """Run dbt on *database*; its artefacts and its log go to the folder *outputs*."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DBT_"))}
+    environ = inherited | {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(database.server.port),
+        "PGDATABASE": database.name,
+        "TRANSFORMER_PASSWORD": database.passwords["transformer"],
+        "DBT_PROFILES_DIR": str(ROOT / "dbt_project" / "profiles"),
+        "DBT_TARGET_PATH": str(outputs / "target"),
+        "DBT_LOG_PATH": str(outputs / "logs"),
+        "DO_NOT_TRACK": "1",
+    }
+    return run([str(Path(sys.executable).with_name("dbt")), *arguments], environ, cwd=project)
 
 
 def run(command: list[str], environ: Mapping[str, str], cwd: Path = ROOT, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:

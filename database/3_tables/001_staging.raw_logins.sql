@@ -1,8 +1,9 @@
 -- One row per message on the login queue, as it arrived. Partitioned by UTC day of sending, so that
 -- retention is the DROP of a partition; staging.ensure_partitions() makes them as dates arrive.
+-- No CHECK: its error would print the whole row, body included, to the client and into the server's log.
 create table staging.raw_logins (
     -- MessageId as SQS gives it
-    message_id text not null check (length(message_id) between 1 and 100),
+    message_id text not null,
     -- SentTimestamp: unchanged when SQS delivers again, so the key catches a redelivery on any later day
     sent_at timestamptz not null,
     -- the message body, verbatim; judged in SQL, never by the loader
@@ -17,6 +18,10 @@ create index raw_logins_landed_xid on staging.raw_logins (landed_xid);
 
 -- ANALYZE would copy the commonest bodies into pg_statistic, where they outlive the table.
 alter table staging.raw_logins alter column body set statistics 0;
+
+-- Whoever is subject to row security is shown no row in an error's DETAIL, not that of a NOT NULL either.
+-- The policies are in 6_privileges.sql.
+alter table staging.raw_logins enable row level security;
 
 comment on table staging.raw_logins is
 'One row per landed message, verbatim. Personal data in plain text lives here and nowhere else.';

@@ -4,6 +4,8 @@ create or replace function masking.create_key(domain text)
 returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
+-- as in masking.tokens(): no plan that holds the key as a constant
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     key constant bytea := sha256(

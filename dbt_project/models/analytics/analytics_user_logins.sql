@@ -17,6 +17,7 @@ select
     app_version,
     create_date,
     ip_is_valid,
+    masked_network,
     app_version_parts
 
 from user_logins

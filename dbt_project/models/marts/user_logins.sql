@@ -42,6 +42,7 @@ batched as (
         masking.tokens('ip', array_agg(canonical_ip)) as ip_tokens,
         -- what is no address is masked as it is, in a domain of its own: its duplicates can still be found
         masking.tokens('invalid_ip', array_agg(case when canonical_ip is null then ip end)) as invalid_ip_tokens,
+        masking.tokens('network', array_agg(masking.network_of_ip(canonical_ip))) as network_tokens,
         masking.tokens('device_id', array_agg(device_id)) as device_id_tokens,
         array_agg(locale) as locales,
         array_agg(app_version) as app_versions,
@@ -62,10 +63,10 @@ masked as (
     from batched
 
     cross join lateral unnest(
-        batched.user_ids, batched.device_types, batched.ip_tokens, batched.invalid_ip_tokens, batched.device_id_tokens,
-        batched.locales, batched.app_versions, batched.message_ids, batched.sent_ats, batched.landed_xids
+        batched.user_ids, batched.device_types, batched.ip_tokens, batched.invalid_ip_tokens, batched.network_tokens,
+        batched.device_id_tokens, batched.locales, batched.app_versions, batched.message_ids, batched.sent_ats, batched.landed_xids
     ) as masked_login (
-        user_id, device_type, ip_token, invalid_ip_token, masked_device_id, locale, app_version,
+        user_id, device_type, ip_token, invalid_ip_token, masked_network, masked_device_id, locale, app_version,
         message_id, sent_at, landed_xid
     )
 
@@ -80,6 +81,7 @@ typed as (
         user_id::varchar(128) as user_id,
         device_type::varchar(32) as device_type,
         masked_device_id::varchar(256) as masked_device_id,
+        masked_network::varchar(256) as masked_network,
         locale::varchar(32) as locale,
         app_version::varchar(32) as app_version,
         coalesce(ip_token, invalid_ip_token)::varchar(256) as masked_ip,

@@ -1,0 +1,84 @@
+"""What the role `loader` may, and what it is refused: it lands, and reads nothing back."""
+
+import pytest
+from psycopg import errors
+
+from tests import canaries
+from tests.access.refusals import TRIGGER, Attack, assert_refused, attacks_as
+from tests.support import Database
+
+INSERT = "insert into staging.raw_logins (message_id, sent_at, body) select 'mine', now(), 'x'"
+READ = "grant select on staging.raw_logins to loader; create policy mine on staging.raw_logins to loader using (true)"
+WRITE = READ + "; grant update, delete on staging.raw_logins to loader"
+
+
+def test_loader_lands_a_message_twice_and_it_is_there_once(masked: Database) -> None:
+    with masked.connect("loader") as connection:
+        # in one transaction, for now() is part of the key
+        with connection.transaction():
+            assert [connection.execute(f"{INSERT} on conflict do nothing".encode()).rowcount for _ in range(2)] == [1, 0]
+
+
+def test_loader_makes_the_partition_of_a_day(masked: Database) -> None:
+    with masked.connect("loader") as connection:
+        connection.execute("select staging.ensure_partitions(array[date '2024-02-29'])")
+        connection.execute("insert into staging.raw_logins (message_id, sent_at, body) values ('leap', '2024-02-29 12:00Z', 'x')")
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["(null, now(), %s)", "('mine', null, %s)", "('mine', '1970-01-01', %s)"],
+    ids=["no message id", "no time", "no partition"],
+)
+def test_an_error_shows_the_loader_no_body(masked_for_all: Database, row: str) -> None:
+    """A constraint's error prints the row in its DETAIL, to the client and into the log, unless row security is on."""
+    statement = f"insert into staging.raw_logins (message_id, sent_at, body) values {row}"
+
+    def detail(guard_removed: str) -> str:
+        with masked_for_all.connect(autocommit=False) as connection:
+            connection.execute(guard_removed.encode())
+            connection.execute("set local session authorization loader")
+            with pytest.raises((errors.NotNullViolation, errors.CheckViolation)) as refusal:
+                connection.execute(statement.encode(), [canaries.DEVICE_ID])
+            return str(refusal.value)
+
+    assert canaries.DEVICE_ID not in detail("select 1")
+    if row.startswith("(null"):  # where no partition is found, only the partition's key is printed
+        assert canaries.DEVICE_ID in detail("alter table staging.raw_logins disable row level security")
+
+
+@attacks_as(
+    "loader",
+    Attack("reading a body", "select body from staging.raw_logins", READ),
+    Attack("reading message ids", "select message_id from staging.raw_logins", READ),
+    Attack("reading what it just landed", f"{INSERT} returning body", READ),
+    Attack("a conflict that returns the row", f"{INSERT} on conflict (message_id, sent_at) do nothing", READ),
+    Attack("overwriting a body", f"{INSERT} on conflict (message_id, sent_at) do update set body = excluded.body", WRITE),
+    Attack("changing a body", "update staging.raw_logins set body = 'x'", WRITE),
+    Attack("deleting a message", "delete from staging.raw_logins", WRITE),
+    Attack("emptying staging", "truncate staging.raw_logins", "grant truncate on staging.raw_logins to loader"),
+    Attack("locking staging", "do $$ begin lock table staging.raw_logins; end $$", WRITE),
+    Attack(
+        "choosing the transaction that landed a row",
+        "insert into staging.raw_logins (message_id, sent_at, body, landed_xid) select 'mine', now(), 'x', '1'",
+        "grant insert (landed_xid) on staging.raw_logins to loader",
+    ),
+    Attack("a trigger on staging", TRIGGER.format("staging.raw_logins"), "grant trigger on staging.raw_logins to loader"),
+    Attack("dropping a partition", "drop table {partition}", "grant pipeline_owner to loader"),
+    Attack("reading a partition", "select body from {partition}", "grant pipeline_owner to loader"),
+    Attack("reading marks", "select * from staging.watermarks", "grant select on staging.watermarks to loader"),
+    Attack("reading marts", "select message_id from marts.user_logins", "grant transformer to loader"),
+    Attack("reading a view", "select masked_ip from analytics.user_logins", "grant analyst to loader"),
+    Attack(
+        "calling the masker",
+        "select masking.token('ip', '192.0.2.1')",
+        "grant usage on schema masking to loader; grant execute on function masking.token(text, text) to loader",
+    ),
+    Attack(
+        "an advisory lock that stops a migrate",
+        "select pg_advisory_lock(1)",
+        "grant execute on function pg_advisory_lock(bigint) to loader",
+    ),
+)
+def test_loader_is_refused(masked_for_all: Database, attack: Attack) -> None:
+    assert_refused(masked_for_all, "loader", attack)

@@ -1,0 +1,40 @@
+"""The role `pipeline_owner` owns the keys and the plain text, so nobody is it."""
+
+import psycopg
+import pytest
+
+from loader.migrate import MigrationError, migrate
+from tests.support import DATABASE_FILES, Database
+
+
+def test_nobody_logs_in_as_pipeline_owner(masked_for_all: Database) -> None:
+    with pytest.raises(psycopg.OperationalError, match="not permitted to log in|password authentication failed"):
+        psycopg.connect(
+            host="127.0.0.1", port=masked_for_all.server.port, dbname=masked_for_all.name, user="pipeline_owner", password="guessed"
+        )
+    assert not masked_for_all.value("select rolcanlogin or rolpassword is not null from pg_authid where rolname = 'pipeline_owner'")
+
+
+def test_nobody_is_a_member_of_pipeline_owner_but_the_administrator(masked_for_all: Database) -> None:
+    members = masked_for_all.rows("select member::regrole::text from pg_auth_members where roleid = 'pipeline_owner'::regrole")
+    assert members == [("postgres",)]
+
+
+def test_migrate_takes_back_a_membership_and_a_grant_made_by_hand(masked: Database) -> None:
+    with masked.connect() as connection:
+        connection.execute("grant pg_read_all_data, pipeline_owner to analyst; grant select on masking.keys to analyst")
+        connection.execute("alter role analyst set search_path = mine; grant usage on schema masking, staging to analyst")
+        assert migrate(connection, DATABASE_FILES, {})
+    assert masked.value("select count(*) from pg_auth_members where member = 'analyst'::regrole") == 0
+    assert not masked.value("select has_table_privilege('analyst', 'masking.keys', 'select')")
+    assert masked.value("show search_path", "analyst") == '"$user", public'
+
+
+def test_migrate_refuses_a_role_that_is_too_mighty(masked: Database) -> None:
+    with masked.connect() as connection:
+        connection.execute("alter role analyst bypassrls")
+        try:
+            with pytest.raises(MigrationError, match="analyst must not be superuser"):
+                migrate(connection, DATABASE_FILES, {})
+        finally:
+            connection.execute("alter role analyst nobypassrls")

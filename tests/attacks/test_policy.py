@@ -1,0 +1,93 @@
+"""The masking policy in sources.yml is what the database does: no field marked personal gets out but as the token that it names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests import canaries, support
+from tests.support import ROOT, Database
+
+SOURCES = ROOT / "dbt_project" / "models" / "staging" / "sources.yml"
+POLICY_TEST = ["test", "--select", "assert_every_field_has_a_masking_policy"]
+
+
+def policy() -> dict[str, dict[str, Any]]:
+    """The policy of each field of a message's body."""
+    columns = yaml.safe_load(SOURCES.read_text())["sources"][0]["tables"][0]["columns"]
+    (body,) = (column for column in columns if column["name"] == "body")
+    fields: dict[str, dict[str, Any]] = body["config"]["meta"]["fields"]
+    return fields
+
+
+def tokens_of_policy() -> list[tuple[str, str, dict[str, str]]]:
+    """Field, column and rule of every token that the policy promises."""
+    personal = {field: rule for field, rule in policy().items() if rule["personal"]}
+    return [(field, column, how) for field, rule in personal.items() for column, how in rule["masked_as"].items()]
+
+
+def test_every_field_is_personal_with_its_tokens_or_not_for_a_reason() -> None:
+    for field, rule in policy().items():
+        assert rule.keys() == ({"personal", "masked_as"} if rule["personal"] else {"personal", "because"}), field
+
+
+def test_the_value_of_a_personal_field_reaches_no_relation_but_staging(masked: Database, tmp_path: Path) -> None:
+    """A canary for each field that is marked, so that a field that comes to be marked is covered on the same day."""
+    values = {field: f"unheard-of {field}" for field, rule in policy().items() if rule["personal"]}
+
+    def relations_with_values() -> set[str]:
+        with masked.connect() as connection:
+            texts = support.readable(connection)
+        return {relation for relation, text in texts.items() if canaries.found_in(text, values.values())}
+
+    support.land(masked, [canaries.login(**values)])
+    assert support.dbt(masked, ["run", "--select", "user_logins"], tmp_path).returncode == 0
+    staging = {"staging.raw_logins", masked.value("select inhrelid::regclass::text from pg_inherits")}
+    assert relations_with_values() == staging
+    with masked.connect() as connection:
+        connection.execute("update marts.user_logins set masked_device_id = %s", [values["device_id"].upper()])
+    assert relations_with_values() == staging | {"marts.user_logins", "analytics.user_logins", "analytics.shared_devices"}
+
+
+@pytest.mark.parametrize(("field", "column", "how"), tokens_of_policy(), ids=[column for _, column, _ in tokens_of_policy()])
+def test_the_column_carries_the_token_that_the_policy_names(masked_for_all: Database, field: str, column: str, how: dict[str, str]) -> None:
+    value = {"ip": canaries.IPV6_SPELLED, "device_id": canaries.DEVICE_ID}[field]
+    plain = f"{how['of']}('{value}')" if "of" in how else f"'{value}'"
+    expected = masked_for_all.value(f"select masking.token('{how['domain']}', {plain})", "transformer")
+    assert masked_for_all.value(f"select count(*) from analytics.user_logins where {column} = '{expected}'", "analyst") > 0
+    if "else_domain" in how:
+        expected = masked_for_all.value(f"select masking.token('{how['else_domain']}', '{canaries.NO_ADDRESS}')", "transformer")
+        found = masked_for_all.rows(f"select distinct ip_is_valid from analytics.user_logins where {column} = '{expected}'", "analyst")
+        assert found == [(False,)]
+
+
+def test_every_domain_of_the_policy_has_a_key(masked_for_all: Database) -> None:
+    domains = {how[key] for *_, how in tokens_of_policy() for key in ("domain", "else_domain") if key in how}
+    assert {domain for (domain,) in masked_for_all.rows("select domain from masking.keys")} == domains
+
+
+def test_a_view_for_analysts_is_made_of_marts_alone() -> None:
+    models = ROOT / "dbt_project" / "models"
+    marts = {path.stem for path in (models / "marts").glob("*.sql")}
+    for view in (models / "analytics").glob("*.sql"):
+        text = view.read_text()
+        assert "source(" not in text, view.stem
+        assert {name.split("'")[1] for name in text.split("ref(")[1:]} <= marts | {path.stem for path in view.parent.glob("*.sql")}, (
+            view.stem
+        )
+
+
+def test_a_new_field_without_a_policy_fails_a_dbt_test_that_shows_neither_its_name_nor_its_value(masked: Database, tmp_path: Path) -> None:
+    assert support.dbt(masked, POLICY_TEST, tmp_path).returncode == 0
+    (message_id,) = support.land(masked, [canaries.login(canary_field=canaries.NO_ADDRESS)])
+    with masked.connect() as connection:
+        connection.execute("create temp table accepted as select * from marts.user_logins limit 1")
+        connection.execute("update accepted set message_id = %s", [message_id])
+        connection.execute("insert into marts.user_logins select * from accepted")
+    failed = support.dbt(masked, POLICY_TEST, tmp_path)
+    assert failed.returncode == 1, failed.stdout
+    assert "FAIL 1" in failed.stdout
+    assert not canaries.found_in(failed.stdout)
+    assert "canary_field" not in failed.stdout
+    assert not canaries.found_under(tmp_path)

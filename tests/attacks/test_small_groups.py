@@ -1,0 +1,104 @@
+"""daily_logins can be passed on: neither a row of it nor a difference between its rows is about fewer than five people."""
+
+import itertools
+
+import pytest
+
+from tests.support import Database
+
+FEWEST_USERS = 5
+
+# Of 19 users on the first day one has a console and four are in Iceland; the second day has four users in all.
+LOGINS = """
+    insert into marts.user_logins (
+        user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date, ip_is_valid, message_id, sent_at, landed_xid
+    )
+    select
+        'u' || n, case when n = 1 then 'console' when n < 9 then 'ios' else 'android' end, 'v1:', 'v1:',
+        case when n < 5 then 'IS' when n < 12 then 'NO' end, case when n < 14 then '1.' || n else '2.0' end,
+        date '2024-02-29', true, 'm' || n, now(), '1'::xid8
+    from generate_series(1, 19) as n
+    union all
+    select 'u' || n, 'ios', 'v1:', 'v1:', 'DE', '2.0', date '2024-03-01', true, 'n' || n, now(), '1' from generate_series(1, 4) as n
+"""
+# What one would write first: the small groups are left out, and every total still counts them.
+NAIVE = """
+    create or replace view analytics.daily_logins as
+    select create_date, dimension, false as is_rest, dimension_value, count(*) as logins, count(distinct user_id) as distinct_users
+    from marts.user_logins
+    cross join unnest(array['device_type', 'locale'], array[device_type, locale]) as trait (dimension, dimension_value)
+    group by create_date, dimension, dimension_value
+    having count(distinct user_id) >= 5
+    union all
+    select create_date, 'all', false, null, count(*), count(distinct user_id) from marts.user_logins group by create_date
+"""
+
+
+@pytest.fixture
+def published(masked: Database) -> Database:
+    """A database in which two days are all that is published."""
+    with masked.connect() as connection:
+        connection.execute("truncate marts.user_logins")
+        connection.execute(LOGINS)
+    return masked
+
+
+def rows(database: Database) -> list[tuple[str, str | None, bool, int, int]]:
+    query = "select dimension, dimension_value, is_rest, logins, distinct_users from analytics.daily_logins order by 1, 3, 2"
+    return [(*row,) for row in database.rows(query, "analyst")]
+
+
+def naive(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("drop view analytics.daily_logins")
+        connection.execute(NAIVE)
+        connection.execute("grant select on analytics.daily_logins to analyst; alter view analytics.daily_logins owner to transformer")
+
+
+def smallest_difference(database: Database) -> int:
+    """The fewest logins, above none, that differ between a total of one dimension and a sum of rows of the same or another one.
+
+    In these logins nobody logs in twice, so it is a number of people.
+    """
+    found = rows(database)
+    dimensions = {dimension for dimension, *_ in found}
+    sums = {0}
+    totals = set()
+    for dimension in dimensions:
+        logins = [count for name, _, _, count, _ in found if name == dimension]
+        totals.add(sum(logins))
+        for size in range(1, len(logins) + 1):
+            sums |= {sum(some) for some in itertools.combinations(logins, size)}
+    return min(abs(total - some) for total in totals for some in sums if total != some)
+
+
+def test_groups_of_the_published_days(published: Database) -> None:
+    assert rows(published) == [
+        ("app_version", "2.0", False, 6, 6),
+        ("app_version", None, True, 13, 13),
+        ("device_type", "android", False, 11, 11),
+        ("device_type", None, True, 8, 8),
+        ("locale", None, False, 8, 8),
+        ("locale", None, True, 11, 11),
+    ]
+
+
+def test_no_row_is_about_fewer_than_five_people(published: Database) -> None:
+    assert min(users for *_, users in rows(published)) >= FEWEST_USERS
+    with published.connect() as connection:
+        definition = connection.execute("select pg_get_viewdef('analytics.daily_logins'::regclass)").fetchone()
+        assert definition is not None
+        for bound in (">= 5", "< 5"):
+            assert bound in definition[0]
+        connection.execute(
+            f"create or replace view analytics.daily_logins as {definition[0].replace('>= 5', '>= 1').replace('< 5', '< 1')}".encode()
+        )
+    assert min(users for *_, users in rows(published)) == 1
+
+
+def test_no_pair_of_totals_differs_by_fewer_than_five_people(published: Database) -> None:
+    assert smallest_difference(published) >= FEWEST_USERS
+    naive(published)
+    assert min(users for dimension, *_, users in rows(published) if dimension != "all") >= FEWEST_USERS
+    # 19 in all, 11 on android, 7 on ios: so there is one on something else
+    assert smallest_difference(published) == 1

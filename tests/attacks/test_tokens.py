@@ -1,0 +1,179 @@
+"""Tokens are HMAC-SHA-256 and nothing weaker: published vectors, one token per value, none for two."""
+
+import ipaddress
+import random
+
+import pytest
+
+from tests import canaries
+from tests.support import Database
+
+# RFC 4231, section 4: key, data, HMAC-SHA-256. The fifth is published cut to 128 bits, as our tokens are.
+RFC_4231 = {
+    1: ("0b" * 20, b"Hi There".hex(), "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),
+    2: (b"Jefe".hex(), b"what do ya want for nothing?".hex(), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
+    3: ("aa" * 20, "dd" * 50, "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"),
+    4: (bytes(range(1, 26)).hex(), "cd" * 50, "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b"),
+    5: ("0c" * 20, b"Test With Truncation".hex(), "a3b6167473100ee06e0c796c2955552b"),
+    6: (
+        "aa" * 131,
+        b"Test Using Larger Than Block-Size Key - Hash Key First".hex(),
+        "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+    ),
+    7: (
+        "aa" * 131,
+        (
+            b"This is a test using a larger than block-size key and a larger than block-size data. "
+            b"The key needs to be hashed before being used by the HMAC algorithm."
+        ).hex(),
+        "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
+    ),
+}
+
+SPELLINGS = [
+    (
+        "2001:db8::1",
+        "2001:DB8::1",
+        "2001:0db8:0000:0000:0000:0000:0000:0001",
+        "2001:db8:0:0:0:0:0:1",
+        "2001:db8::0.0.0.1",
+        " 2001:db8::1\n",
+    ),
+    ("192.0.2.1", "::ffff:192.0.2.1", "::FFFF:c000:201", "0:0:0:0:0:ffff:c000:0201", "\t192.0.2.1 "),
+    ("::", "0::0", "0:0:0:0:0:0:0:0"),
+]
+NO_ADDRESSES = [
+    "",
+    "unknown",
+    "192.0.2",
+    "192.0.2.256",
+    "192.0.2.01",
+    "192.0.2.0/24",
+    "192.0.2.1:80",
+    "fe80::1%eth0",
+    "::ffff:192.0.2.01",
+    "1::2::3",
+]
+
+
+def tokens(database: Database, domain: str, values: list[str | None]) -> list[str | None]:
+    with database.connect("transformer") as connection:
+        row = connection.execute("select masking.tokens(%s, %s)", [domain, values]).fetchone()
+    assert row is not None
+    return list(row[0])
+
+
+@pytest.mark.parametrize("case", RFC_4231)
+def test_hmac_of_rfc_4231(masked_for_all: Database, case: int) -> None:
+    key, data, digest = RFC_4231[case]
+    blocks = ", ".join(f"masking.hmac_block('\\x{key}', {pad})" for pad in (0x36, 0x5C))
+    found = masked_for_all.value(f"select encode(masking.hmac_sha256({blocks}, '\\x{data}'), 'hex')")
+    assert found[: len(digest)] == digest
+
+
+def test_a_token_is_the_first_half_of_the_hmac_under_the_key_of_its_version(masked_for_all: Database) -> None:
+    expected = masked_for_all.value(
+        "select 'v1:' || left(encode(sha256(outer_block || sha256(inner_block || '192.0.2.1'::bytea)), 'hex'), 32) "
+        "from masking.keys where domain = 'ip' and version = 1"
+    )
+    assert tokens(masked_for_all, "ip", ["192.0.2.1"]) == [expected]
+    assert masked_for_all.value("select masking.token('ip', '192.0.2.1')", "transformer") == expected
+
+
+def test_tokens_come_in_the_order_of_their_values_and_null_for_null(masked_for_all: Database) -> None:
+    values = [f"device {number}" for number in range(2_000)]
+    together = tokens(masked_for_all, "device_id", [*values, None, values[0]])
+    assert together[2_000:] == [None, together[0]]
+    assert together[:3] == [tokens(masked_for_all, "device_id", [value])[0] for value in values[:3]]
+    assert len(set(together)) == 2_001
+    assert tokens(masked_for_all, "device_id", []) == []
+
+
+@pytest.mark.parametrize("spellings", SPELLINGS, ids=[spellings[0] for spellings in SPELLINGS])
+def test_an_address_has_one_token_however_it_is_spelled(masked_for_all: Database, spellings: tuple[str, ...]) -> None:
+    with masked_for_all.connect("transformer") as connection:
+        canonical = connection.execute("select masking.canonical_ip(ip) from unnest(%s::text[]) as ip", [list(spellings)]).fetchall()
+    assert {ip for (ip,) in canonical} == {spellings[0]}
+
+
+def test_random_addresses_have_one_spelling_and_it_is_theirs(masked_for_all: Database) -> None:
+    chance = random.Random(4_291)
+    groups = [[chance.choice((0, 0, 0, 1, 0xFFFF, chance.getrandbits(16))) for _ in range(8)] for _ in range(5_000)]
+    addresses = [ipaddress.IPv6Address(":".join(f"{group:x}" for group in address)) for address in groups]
+    with masked_for_all.connect("transformer") as connection:
+        found = connection.execute(
+            "select masking.canonical_ip(one), masking.canonical_ip(other) from unnest(%s::text[], %s::text[]) as given (one, other)",
+            [[address.exploded.upper() for address in addresses], [str(address) for address in addresses]],
+        ).fetchall()
+    assert all(one == other for one, other in found)
+    assert [ipaddress.ip_address(one) for one, _ in found] == [address.ipv4_mapped or address for address in addresses]
+
+
+def test_what_is_no_address_is_none_and_raises_nothing(masked_for_all: Database) -> None:
+    with masked_for_all.connect("transformer") as connection:
+        found = connection.execute(
+            "select masking.canonical_ip(ip), masking.network_of_ip(ip) from unnest(%s::text[]) as ip", [NO_ADDRESSES]
+        ).fetchall()
+    assert found == [(None, None)] * len(NO_ADDRESSES)
+
+
+def test_addresses_of_one_network_have_one_network_token_and_others_another(masked_for_all: Database) -> None:
+    addresses = ["192.0.2.1", "192.0.2.254", "::ffff:192.0.2.7", "192.0.3.1", "2001:db8:1:2::3", "2001:db8:1:ffff::", "2001:db8:2::"]
+    with masked_for_all.connect("transformer") as connection:
+        networks = connection.execute("select masking.network_of_ip(ip) from unnest(%s::text[]) as ip", [addresses]).fetchall()
+    assert [network for (network,) in networks] == [*["192.0.2.0/24"] * 3, "192.0.3.0/24", *["2001:db8:1::/48"] * 2, "2001:db8:2::/48"]
+
+
+def test_a_value_is_masked_as_its_characters_not_as_an_escape(masked_for_all: Database) -> None:
+    """`'\\x41'::bytea` is the letter A; convert_to() reads no escapes."""
+    first, second, third = tokens(masked_for_all, "device_id", ["\\x41", "A", "\\101"])
+    assert len({first, second, third}) == 3
+
+
+def test_the_same_value_in_two_domains_has_unrelated_tokens(masked_for_all: Database) -> None:
+    domains = ["ip", "invalid_ip", "network", "device_id"]
+    assert len({tokens(masked_for_all, domain, ["192.0.2.1"])[0] for domain in domains}) == len(domains)
+
+
+def test_two_databases_have_unrelated_tokens(masked_for_all: Database, database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("delete from masking.keys")
+        connection.execute("select masking.create_key('ip')")
+    assert tokens(database, "ip", ["192.0.2.1"]) != tokens(masked_for_all, "ip", ["192.0.2.1"])
+
+
+def test_a_million_values_have_a_million_tokens(masked_for_all: Database) -> None:
+    distinct = masked_for_all.value(
+        "with batches as (select masking.tokens('device_id', array_agg(n::text)) as tokens from generate_series(1, 1000000) as n group by n / 1000) "
+        "select count(distinct token) from batches cross join unnest(batches.tokens) as token",
+        "transformer",
+    )
+    assert distinct == 1_000_000
+
+
+def test_a_domain_without_a_key_raises_and_does_not_mask(masked_for_all: Database) -> None:
+    with (
+        masked_for_all.connect("transformer") as connection,
+        pytest.raises(Exception, match="no masking key for domain email; add it") as refusal,
+    ):
+        connection.execute("select masking.token('email', %s)", [canaries.DEVICE_ID])
+    assert canaries.DEVICE_ID not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("mask", "value", "shown"),
+    [
+        ("partial_ip", "192.0.2.77", "192.0.2.x"),
+        ("partial_ip", "::ffff:192.0.2.77", "192.0.2.x"),
+        ("partial_ip", "2001:db8:1:2::3", "2001:db8:1::x"),
+        ("partial_ip", "nonsense", "x"),
+        ("partial_device_id", "000-12-3456", "xxx-xx-3456"),
+        ("partial_device_id", "ab-12", "xx-xx"),
+        ("partial_device_id", "0000-1111-2222", "xxxx-xxxx-2222"),
+        ("partial_email", "someone@example.com", "sxxx@example.com"),
+        ("partial_email", "someone", "x"),
+        ("partial_email", "a@b@example.com", "x"),
+    ],
+)
+def test_a_partial_mask_strikes_out_the_rest(masked_for_all: Database, mask: str, value: str, shown: str) -> None:
+    assert masked_for_all.value(f"select masking.{mask}('{value}')", "transformer") == shown
