@@ -115,7 +115,7 @@ def run(command: list[str], environment: Mapping[str, str]) -> Usage:
 @contextlib.contextmanager
 def bench(runs: int) -> Iterator[Bench]:
     """A PostgreSQL of its own, durable as in production (fsync on), with `database/` applied."""
-    roles = ("loader", "transformer", "analyst", "pii_requester", "pii_approver")
+    roles = ("loader", "transformer", "analyst", "pii_requester", "pii_approver", "privacy_officer")
     passwords = {role: secrets.token_urlsafe() for role in roles}
     with tempfile.TemporaryDirectory(prefix="user-logins-bench-") as directory:
         server = Postgres(Path(directory), processes.free_port(), "postgres", secrets.token_urlsafe())

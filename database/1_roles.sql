@@ -21,6 +21,12 @@ begin
     if to_regrole('pii_approver') is null then
         create role pii_approver login;
     end if;
+    if to_regrole('privacy_officer') is null then
+        create role privacy_officer login;
+    end if;
+    if to_regrole('marts_keeper') is null then
+        create role marts_keeper nologin;
+    end if;
 end
 $$;
 
@@ -35,18 +41,22 @@ $$;
 do $$
 declare
     pipeline_roles constant name[] := array[
-        'pipeline_owner', 'loader', 'transformer', 'analyst', 'pii_requester', 'pii_approver'
+        'pipeline_owner', 'loader', 'transformer', 'analyst', 'pii_requester', 'pii_approver',
+        'privacy_officer', 'marts_keeper'
     ];
     too_mighty constant text := (
         select string_agg(rolname, ', ' order by rolname) from pg_roles
         where
             rolname = any(pipeline_roles)
-            and (rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls or (rolcanlogin and rolname = 'pipeline_owner'))
+            and (
+                rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls
+                or (rolcanlogin and rolname in ('pipeline_owner', 'marts_keeper'))
+            )
     );
     given record;
 begin
     if too_mighty is not null then
-        raise exception '% must not be superuser, createrole, createdb, replication or bypassrls, nor pipeline_owner log in; take it back with ALTER ROLE', too_mighty
+        raise exception '% must not be superuser, createrole, createdb, replication or bypassrls, nor pipeline_owner or marts_keeper log in; take it back with ALTER ROLE', too_mighty
             using errcode = 'invalid_grant_operation';
     end if;
 
@@ -60,5 +70,14 @@ begin
     loop
         execute format('revoke %I from %I', given.held, given.member);
     end loop;
+end
+$$;
+
+-- Recovery changes tables that belong to dbt. Whoever owns a table can hang a trigger on it, and a trigger runs as the role that
+-- changes the table: so that is done by a role that can do no more than dbt itself, never by the one that reads the keys.
+do $$
+begin
+    execute 'grant transformer to marts_keeper with inherit true, set false';
+    execute 'grant marts_keeper to pipeline_owner with inherit true, set true';
 end
 $$;

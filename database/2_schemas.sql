@@ -15,3 +15,6 @@ comment on schema analytics is 'All that an analyst sees; built by dbt.';
 -- PostgreSQL lets everyone execute a new function unless told otherwise before it is created.
 alter default privileges for role pipeline_owner revoke execute on functions from public;
 alter default privileges for role transformer revoke execute on functions from public;
+
+-- Needed to become the owner of functions there; database/6_privileges.sql takes it back in the same transaction.
+grant create on schema recovery to marts_keeper;

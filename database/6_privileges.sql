@@ -38,7 +38,7 @@ create policy transformer_reads on staging.raw_logins for select to transformer 
 grant select, insert, update on staging.watermarks to transformer;
 grant execute on function
 staging.open_window(text, text), staging.landed_from(), staging.landed_before(), staging.close_window(),
-staging.judge_again(text []), staging.resume_here()
+staging.judge_again(text[]), staging.resume_here()
 to transformer;
 grant execute on function
 masking.canonical_ip(text), masking.network_of_ip(text), masking.token(text, text), masking.tokens(text, text[]),
@@ -77,6 +77,7 @@ alter role transformer reset all;
 alter role analyst reset all;
 alter role pii_requester reset all;
 alter role pii_approver reset all;
+alter role privacy_officer reset all;
 alter role loader set idle_in_transaction_session_timeout = '5min';
 alter role transformer set idle_in_transaction_session_timeout = '30min';
 alter role analyst set default_transaction_read_only = on;
@@ -86,6 +87,7 @@ alter role pii_requester set statement_timeout = '1min';
 alter role pii_requester set idle_in_transaction_session_timeout = '1min';
 alter role pii_approver set statement_timeout = '1min';
 alter role pii_approver set idle_in_transaction_session_timeout = '1min';
+alter role privacy_officer set idle_in_transaction_session_timeout = '1min';
 
 -- Of the roles that handle plain text, the server's log keeps no error, which may quote a value (the client gets it), and no
 -- parameter. Only a superuser may say so here; elsewhere the server's own settings must.
@@ -97,9 +99,48 @@ begin
         return;
     end if;
 
-    foreach handles_plain_text in array array['loader', 'transformer', 'pii_requester', 'pii_approver'] loop
+    foreach handles_plain_text in array array['loader', 'transformer', 'pii_requester', 'pii_approver', 'privacy_officer'] loop
         execute format('alter role %I set log_min_messages = log', handles_plain_text);
         execute format('alter role %I set log_parameter_max_length = 0', handles_plain_text);
     end loop;
 end
 $$;
+
+-- Recovery.
+do $$
+begin
+    execute format('revoke all on database %I from privacy_officer, marts_keeper', current_database());
+    execute format('grant connect on database %I to privacy_officer', current_database());
+end
+$$;
+revoke all on schema staging, masking, recovery, marts, analytics from privacy_officer, marts_keeper;
+revoke all on all tables in schema staging, masking, recovery, marts, analytics from privacy_officer, marts_keeper;
+revoke all on all functions in schema staging, masking from privacy_officer, marts_keeper;
+revoke all on all functions in schema recovery from privacy_officer;
+
+-- marts_keeper: what dbt may (database/1_roles.sql), and the pairs of tokens in a rotation
+grant usage on schema recovery to marts_keeper;
+grant select on recovery.rotated_tokens to marts_keeper;
+
+-- transformer (dbt): keep erased persons out, and prove it
+grant usage on schema recovery to transformer;
+grant execute on function recovery.purge_erased() to transformer;
+grant select on recovery.erased_messages to transformer;
+
+-- who asks, and who allows: a reveal's four steps
+grant usage on schema recovery to pii_requester, pii_approver;
+grant execute on function recovery.pending_reveals() to pii_requester, pii_approver;
+grant execute on function
+recovery.request_reveal(text[], text, text), recovery.open_reveal(uuid), recovery.read_reveal(uuid)
+to pii_requester;
+grant execute on function recovery.approve_reveal(uuid) to pii_approver;
+
+-- privacy officer: erase, expire, rotate, and the audit
+grant usage on schema recovery to privacy_officer;
+grant select on recovery.audit, recovery.retention, recovery.scrubs to privacy_officer;
+grant execute on function
+recovery.erase(text), recovery.scrub(regclass),
+recovery.set_retention(integer), recovery.expire_next(), recovery.forget_stale(),
+recovery.begin_rotation(), recovery.map_tokens(integer), recovery.swap_tokens(),
+recovery.verify_audit(bigint, text), recovery.audit_head()
+to privacy_officer;

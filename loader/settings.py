@@ -59,6 +59,7 @@ class MigrateSettings(BaseSettings):
     analyst_password: SecretStr | None = None
     pii_requester_password: SecretStr | None = None
     pii_approver_password: SecretStr | None = None
+    privacy_officer_password: SecretStr | None = None
 
     @property
     def user(self) -> str:
@@ -74,7 +75,7 @@ class MigrateSettings(BaseSettings):
     @property
     def role_passwords(self) -> dict[str, str]:
         """The password of each login role for which one is set."""
-        roles = ("loader", "transformer", "analyst", "pii_requester", "pii_approver")
+        roles = ("loader", "transformer", "analyst", "pii_requester", "pii_approver", "privacy_officer")
         secrets: dict[str, SecretStr | None] = {role: getattr(self, f"{role}_password") for role in roles}
         return {role: secret.get_secret_value() for role, secret in secrets.items() if secret}
 

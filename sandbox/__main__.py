@@ -28,7 +28,7 @@ from sandbox.seed import LINES_NAMED
 from sandbox.seed import seed as send_lines
 from sandbox.settings import SANDBOX_PROFILE, STATE, Settings, complete_env_file, load_env_file, read_settings, required, write_dbt_profile
 
-LOGIN_ROLES = ("LOADER", "TRANSFORMER", "ANALYST", "PII_REQUESTER", "PII_APPROVER")
+LOGIN_ROLES = ("LOADER", "TRANSFORMER", "ANALYST", "PII_REQUESTER", "PII_APPROVER", "PRIVACY_OFFICER")
 DBT_LEFTOVERS = (Path("dbt_project/target"), Path("dbt_project/logs"))
 
 

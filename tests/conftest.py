@@ -18,7 +18,7 @@ from sandbox.sample_events import sample_events
 from tests import canaries, support
 from tests.support import DATABASE_FILES, Database, Queue
 
-LOGIN_ROLES = ("loader", "transformer", "analyst", "pii_requester", "pii_approver")
+LOGIN_ROLES = ("loader", "transformer", "analyst", "pii_requester", "pii_approver", "privacy_officer")
 TEMPLATE = "migrated"
 MASKED_TEMPLATE = "masked"
 numbers = itertools.count(1)

@@ -199,7 +199,9 @@ def dbt(database: Database, arguments: list[str], outputs: Path, project: Path =
     return run([str(Path(sys.executable).with_name("dbt")), *arguments], environ, cwd=project)
 
 
-def run(command: list[str], environ: Mapping[str, str], cwd: Path = ROOT, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
+def run(
+    command: list[str], environ: Mapping[str, str], cwd: Path = ROOT, timeout_seconds: float = 120, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run *command* to its end and return its output and exit code; the word `python` means this interpreter."""
     words = [sys.executable if word == "python" else word for word in command]
-    return subprocess.run(words, env=environ, cwd=cwd, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+    return subprocess.run(words, env=environ, cwd=cwd, capture_output=True, text=True, timeout=timeout_seconds, check=False, input=stdin)

@@ -1,4 +1,4 @@
--- Every message that was taken is in user_logins or in rejected_logins, and in one of them only, on each day.
+-- Every message that was taken is in user_logins, in rejected_logins or erased, and in one of them only, on each day.
 with
 
 daily_reconciliation as (
@@ -9,6 +9,6 @@ daily_reconciliation as (
 
 select * from daily_reconciliation
 where
-    landed <> masked + rejected + awaiting
+    landed <> masked + rejected + erased + awaiting
     or lost > 0
     or in_both > 0

@@ -26,6 +26,12 @@ watermarks as (
 
 ),
 
+erased_messages as (
+
+    select * from {{ source('recovery', 'erased_messages') }}
+
+),
+
 outcomes as (
 
     select
@@ -50,7 +56,7 @@ daily as (
 
     select
         sent_date,
-        count(*) as landed,
+        count(*) as still_there,
         count(*) filter (where is_masked) as masked,
         count(*) filter (where is_rejected) as rejected,
         count(*) filter (where not is_masked and not is_rejected and not is_taken) as awaiting,
@@ -61,6 +67,36 @@ daily as (
 
     group by sent_date
 
+),
+
+erased as (
+
+    select
+        (sent_at at time zone 'UTC')::date as sent_date,
+        count(*) as erased
+
+    from erased_messages
+
+    group by (sent_at at time zone 'UTC')::date
+
+),
+
+reconciled as (
+
+    select
+        coalesce(daily.sent_date, erased.sent_date) as sent_date,
+        coalesce(daily.still_there, 0) + coalesce(erased.erased, 0) as landed,
+        coalesce(daily.masked, 0) as masked,
+        coalesce(daily.rejected, 0) as rejected,
+        coalesce(erased.erased, 0) as erased,
+        coalesce(daily.awaiting, 0) as awaiting,
+        coalesce(daily.lost, 0) as lost,
+        coalesce(daily.in_both, 0) as in_both
+
+    from daily
+
+    full outer join erased on daily.sent_date = erased.sent_date
+
 )
 
-select * from daily
+select * from reconciled

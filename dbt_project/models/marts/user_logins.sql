@@ -1,4 +1,7 @@
-{{ config(pre_hook="{{ open_window() }}", post_hook="{{ close_window() }}") }}
+{{ config(
+    pre_hook=["{{ open_window() }}", "select recovery.purge_erased()"],
+    post_hook="{{ close_window() }}"
+) }}
 
 with
 

@@ -1,0 +1,10 @@
+-- One row per erased person: a token under a key that never rotates, which says nothing without that key and
+-- recognises the person's id when it arrives again.
+create table recovery.tombstones (
+    user_token text primary key,
+    erased_at timestamptz not null default clock_timestamp()
+);
+
+comment on table recovery.tombstones is 'One row per erased person; a message of theirs is deleted before it is masked.';
+comment on column recovery.tombstones.user_token is 'Token of the user_id in the domain erased_user.';
+comment on column recovery.tombstones.erased_at is 'When the person was erased first, UTC.';

@@ -1,0 +1,12 @@
+-- How long plain text is kept. One row.
+create table recovery.retention (
+    only_row boolean primary key default true check (only_row),
+    -- SQS may deliver a message again for 14 days; the key that recognises it must live as long
+    raw_days integer not null check (raw_days >= 14)
+);
+
+insert into recovery.retention (raw_days) values (30);
+
+comment on table recovery.retention is 'How long plain text is kept; set by recovery.set_retention().';
+comment on column recovery.retention.only_row is 'True: there is one row.';
+comment on column recovery.retention.raw_days is 'Whole UTC days after which a day''s raw messages are dropped, 14 at least.';

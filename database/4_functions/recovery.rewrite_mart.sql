@@ -1,0 +1,22 @@
+-- recovery.rewrite() for a table of dbt's. Runs as marts_keeper: see database/1_roles.sql.
+create or replace function recovery.rewrite_mart(relation regclass)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- VACUUM FULL would do the same and cannot run in a function; the index keeps the rows in the order in which they landed
+    execute format('create index scrub_order on %s (landed_xid)', relation);
+    execute format('cluster %s using scrub_order', relation);
+    execute format('drop index %I.scrub_order', (
+        select pg_class.relnamespace::regnamespace from pg_class where pg_class.oid = relation
+    ));
+    -- the statistics, too, held values of rows that are gone
+    execute format('analyze %s', relation);
+end
+$$;
+
+alter function recovery.rewrite_mart(regclass) owner to marts_keeper;
+
+comment on function recovery.rewrite_mart(regclass) is 'recovery.rewrite() for a table of dbt''s.';

@@ -1,0 +1,160 @@
+"""Retention: days of raw messages go when they are old enough and judged, and nothing else does."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg import errors
+
+from tests.recovery.conftest import Masked, Message, login, wait_until
+
+
+def partition(days_ago: int) -> str:
+    return f"staging.raw_logins_{datetime.now(UTC) - timedelta(days=days_ago):%Y%m%d}"
+
+
+def exists(masked: Masked, relation: str) -> bool:
+    found: bool = masked.value(f"select to_regclass('{relation}') is not null")
+    return found
+
+
+def test_days_past_retention_are_dropped_and_their_logins_stay(masked: Masked) -> None:
+    logins = masked.value("select count(*) from marts.user_logins")
+    assert exists(masked, partition(40))
+
+    said = masked.recovery("expire")
+
+    assert said.splitlines()[-1] == "2 days expired"
+    assert not exists(masked, partition(40))
+    assert not exists(masked, partition(41))
+    assert exists(masked, partition(9))
+    assert masked.value("select count(*) from marts.user_logins") == logins
+    assert [details["raw_messages"] for (details,) in masked.rows("select details from recovery.audit order by entry")] == [2, 1]
+    assert masked.recovery("expire") == "0 days expired\n"
+
+
+def test_an_expired_value_can_no_longer_be_revealed(masked: Masked, story: dict[str, Message]) -> None:
+    tokens = list(masked.tokens(story["old"]))
+    for expected in (2, 0):
+        with masked.connect("pii_requester") as requester, masked.connect("pii_approver") as approver:
+            row = requester.execute("select recovery.request_reveal(%s, 'fraud', 'case 1')", (tokens,)).fetchone()
+            approver.execute("select recovery.approve_reveal(%s)", row)
+            requester.execute("select recovery.open_reveal(%s)", row)
+            assert len(requester.execute("select recovery.read_reveal(%s)", row).fetchall()) == expected
+        masked.recovery("expire")
+
+
+def test_a_day_with_a_message_that_dbt_has_not_taken_stays_until_it_has(masked: Masked) -> None:
+    masked.land([login("u-late", "2001:db8:ffff::9", "canary-device-late", days_ago=40)])
+    assert masked.recovery("expire").splitlines()[-1] == "1 days expired"
+    assert exists(masked, partition(40))
+
+    masked.mask()
+    assert masked.recovery("expire").splitlines()[-1] == "1 days expired"
+    assert masked.value("select count(*) from marts.user_logins where user_id = 'u-late'") == 1
+
+
+@pytest.mark.parametrize("consumer", ["user_logins", "rejected_logins"])
+def test_a_day_stays_until_both_models_have_taken_it(masked: Masked, consumer: str) -> None:
+    with masked.connect() as admin:
+        admin.execute("update staging.watermarks set taken_before = '3' where consumer = %s", (consumer,))
+    assert masked.recovery("expire") == "0 days expired\n"
+    with masked.connect() as admin:
+        admin.execute("delete from staging.watermarks where consumer = %s", (consumer,))
+    assert masked.recovery("expire") == "0 days expired\n"
+
+
+def test_retention_is_a_setting_of_fourteen_days_at_least(masked: Masked) -> None:
+    assert masked.recovery("retention") == "30\n"
+    with masked.connect("privacy_officer") as officer, pytest.raises(errors.InvalidParameterValue, match="at least 14 days"):
+        officer.execute("select recovery.set_retention(13)")
+    masked.land([login("u-14", "2001:db8:ffff::a", "d", days_ago=13.9), login("u-15", "2001:db8:ffff::a", "d", days_ago=15)])
+    with masked.connect() as admin:
+        admin.execute("update staging.watermarks set taken_before = pg_current_xact_id()")
+
+    assert masked.recovery("retention", "14") == "14\n"
+    masked.recovery("expire")
+
+    assert exists(masked, partition(14)) or exists(masked, partition(13))
+    assert not exists(masked, partition(15))
+    assert masked.rows("select details from recovery.audit where act = 'retention_set'") == [({"raw_days": 14},)]
+
+
+def test_a_long_read_makes_expiry_give_way_and_the_loader_lands_meanwhile(masked: Masked) -> None:
+    with masked.connect("transformer", autocommit=False) as dbt, masked.connect("privacy_officer") as officer:
+        dbt.execute("select count(*) from staging.raw_logins")
+        officer.execute("set lock_timeout = '200ms'")
+        with pytest.raises(errors.LockNotAvailable):
+            officer.execute("select recovery.expire_next()")
+        masked.land([login("u-meanwhile", "2001:db8:ffff::c", "d")])
+        assert exists(masked, partition(41))
+        dbt.rollback()
+        # control: with the read over it goes
+        officer.execute("select recovery.expire_next()")
+    assert not exists(masked, partition(41))
+
+
+def test_an_interrupted_detach_is_finished(masked: Masked) -> None:
+    with masked.connect("transformer", autocommit=False) as dbt, masked.connect() as admin:
+        dbt.execute("select count(*) from staging.raw_logins")
+
+        def detach() -> None:
+            with pytest.raises(errors.QueryCanceled):
+                admin.execute(f"alter table staging.raw_logins detach partition {partition(41)} concurrently".encode())
+
+        detaching = threading.Thread(target=detach)
+        detaching.start()
+        wait_until(masked, "select from pg_inherits where inhdetachpending")
+        admin.cancel()
+        detaching.join()
+    assert masked.value("select count(*) from pg_inherits where inhdetachpending") == 1
+
+    assert masked.recovery("expire").splitlines()[-1] == "2 days expired"
+    assert not exists(masked, partition(41))
+
+
+def test_a_detached_day_that_was_left_behind_is_dropped(masked: Masked) -> None:
+    with masked.connect() as admin:
+        admin.execute(f"alter table staging.raw_logins detach partition {partition(41)}".encode())
+    masked.recovery("expire")
+    assert not exists(masked, partition(41))
+
+
+def test_after_expiry_and_a_checkpoint_no_data_file_holds_the_value(masked: Masked) -> None:
+    canaries = ("2001:db8:ffff::ca", "canary-device-bytes-2", "u-bytes-2")
+    masked.land(
+        [login("u-bytes-2", "2001:db8:ffff::ca", "canary-device-bytes-2", days_ago=40)]
+        + [login("u-other", "2001:db8:ffff::ca", "canary-device-bytes-2", days_ago=40) for _ in range(200)]
+    )
+    masked.mask()
+    with masked.connect() as admin:
+        admin.execute("vacuum analyze")
+    # control: they were there
+    assert all(masked.files_with(canary) for canary in canaries)
+
+    masked.recovery("expire")
+
+    assert masked.files_with(canaries[0]) == set()
+    assert masked.files_with(canaries[1]) == set()
+    # user_logins stays, with its user_id
+    assert masked.value("select count(*) from marts.user_logins where user_id = 'u-bytes-2'") == 1
+
+
+def test_what_has_served_its_time_is_forgotten(masked: Masked, story: dict[str, Message]) -> None:
+    token = masked.tokens(story["old"])[0]
+    masked.recovery("erase", stdin="u-erased\n")
+    with masked.connect("pii_requester") as requester, masked.connect("pii_approver") as approver:
+        row = requester.execute("select recovery.request_reveal(%s, 'fraud', 'case 1')", ([token],)).fetchone()
+        approver.execute("select recovery.approve_reveal(%s)", row)
+        requester.execute("select recovery.open_reveal(%s)", row)
+    with masked.connect() as admin:
+        admin.execute("update recovery.reveals set expires_at = clock_timestamp()")
+    counters = "select count(*) from pg_class where relkind = 'S' and relnamespace = 'recovery'::regnamespace"
+    assert masked.value(counters) == 1
+    assert masked.value("select count(*) from recovery.erased_messages") == 7
+
+    masked.recovery("expire")
+
+    assert masked.value(counters) == 0
+    # the one of 41 days ago cannot be delivered again
+    assert masked.value("select count(*) from recovery.erased_messages") == 6
