@@ -1,5 +1,5 @@
-# Target `production` is the one image of the loader, the migration and dbt; what runs is the command:
-#   python -m loader migrate | python -m loader drain | python -m loader follow | dbt run
+# Target `production` is the one image of the loader, the migration, dbt and the acts of recovery; what runs is the command:
+#   python -m loader migrate | python -m loader drain | python -m loader follow | dbt run | python -m recovery expire
 # Target `sandbox` adds what a laptop and CI need (the SQS emulator, sample events, tests) and is never deployed.
 #
 # The base image stands by its tag: no registry could be asked here for its digest, and an invented one would be worse.
@@ -14,12 +14,13 @@ COPY requirements.lock /
 RUN pip --python /opt/venv/bin/python install -qq --require-hashes --requirement /requirements.lock
 
 COPY loader /app/loader
+COPY recovery /app/recovery
 COPY database /app/database
 COPY dbt_project /app/dbt_project
 # how a managed server is known; see its README.md
 COPY deploy/certificates /app/certificates
 # compiled here, for where it runs nothing can be written
-RUN /opt/venv/bin/python -m compileall -q /app/loader
+RUN /opt/venv/bin/python -m compileall -q /app/loader /app/recovery
 
 # What both images are: nobody's account, nothing that it may write, all settings from the environment.
 FROM python:3.13-slim AS base

@@ -12,7 +12,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed load rejudge query test test-faults lint lint-deploy bench install lock
+.PHONY: help demo up down clean seed load rejudge query test test-faults snapshot lint lint-deploy bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -52,6 +52,9 @@ test: $(STAMP) ## all tests but the long fault tests, on servers of their own
 
 test-faults: $(STAMP) ## kill, cut and starve what it runs on, and count that nothing is lost
 	@$(BIN)/python -m pytest tests/faults
+
+snapshot: $(STAMP) ## write anew what each role may, from the catalog, for review
+	@SNAPSHOT=write $(BIN)/python -m pytest --quiet tests/access/test_privileges.py -k reviewed
 
 # sqlfluff's dbt templater compiles the models, and incremental ones ask the database whether their table exists.
 lint: $(STAMP) ## ruff, mypy, sqlfluff

@@ -260,8 +260,8 @@ class SignedCaller:
         """The signed bytes for *action*; those of a receive are the same for a minute."""
         now = asyncio.get_running_loop().time()
         if now >= self._credentials_until:
+            self._credentials_until = now + CREDENTIALS_CHECK_SECONDS  # first, so that not every caller asks
             await self._refresh_credentials()
-            self._credentials_until = now + CREDENTIALS_CHECK_SECONDS
         if action != "ReceiveMessage":
             return self._sign(action, body)
         expiry, request = self._signed.get((action, body), (0.0, b""))
@@ -276,7 +276,11 @@ class SignedCaller:
     async def _refresh_credentials(self) -> None:
         # A role's credentials are fetched over the network when they come near their end, so not in the event loop.
         credentials = self._session.get_credentials()
-        frozen = await asyncio.to_thread(credentials.get_frozen_credentials) if credentials else self._credentials
+        try:
+            frozen = await asyncio.to_thread(credentials.get_frozen_credentials) if credentials else self._credentials
+        except botocore.exceptions.BotoCoreError as error:
+            self._credentials_until = 0.0
+            raise SqsError("Unreachable", f"no credentials: {_first_line(error)}") from None
         if frozen != self._credentials:
             self._credentials = frozen
             self._signed.clear()

@@ -9,10 +9,11 @@ import psycopg
 from psycopg import errors
 
 CONNECT_SECONDS = 10
-# How long an act that cannot get a lock stands in the way of the loader and dbt, how long it then leaves them alone, and how often.
+# How long an act that cannot get a lock stands in the way of the loader and dbt, how long it then leaves them alone, and for
+# how long it tries.
 LOCK_TIMEOUT_MILLISECONDS = 500
 PAUSE_SECONDS = 2.0
-ATTEMPTS = 240
+PATIENCE_SECONDS = 600.0
 
 Rows = list[tuple[Any, ...]]
 
@@ -62,12 +63,12 @@ def call(connection: psycopg.Connection[Any], statement: str, parameters: Sequen
     Raises:
         RecoveryError: the server refuses the act, or the lock could not be had.
     """
-    for attempt in range(ATTEMPTS):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
         try:
             return connection.execute(statement.encode(), parameters).fetchall()
         except (errors.LockNotAvailable, errors.DeadlockDetected, errors.ObjectInUse):
-            if attempt + 1 < ATTEMPTS:
-                time.sleep(PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
         except psycopg.Error as error:
             raise _explain(error) from None
     raise RecoveryError("another transaction holds what this act needs, such as a dbt run; run it again later", os.EX_TEMPFAIL)

@@ -15,6 +15,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
     key masking.keys;
+    version_mark text;
 begin
     select keys.* into key from masking.keys
     where keys.domain = tokens.domain
@@ -26,9 +27,10 @@ begin
             using errcode = 'no_data_found';
     end if;
 
+    version_mark := 'v' || key.version || ':';
     return array(
         select
-            'v' || key.version || ':' || encode(
+            version_mark || encode(
                 substr(masking.hmac_sha256(key.inner_block, key.outer_block, convert_to(given.plain_value, 'UTF8')), 1, 16), 'hex'
             )
         from unnest(plain_values) with ordinality as given (plain_value, place)

@@ -1,7 +1,7 @@
 -- Drops the oldest day of raw messages that is past retention, and returns it; null when there is none left. One day a call and a
 -- transaction, so that what is locked is locked for moments: the caller sets lock_timeout and tries again.
 -- A day stays that holds a message which dbt has not taken yet.
--- A DETACH … CONCURRENTLY that was broken off (the partition is then no longer read) is finished here.
+-- A partition whose DETACH … CONCURRENTLY was broken off, or that was detached by hand, goes the same way.
 create or replace function recovery.expire_next()
 returns date
 language plpgsql
@@ -18,8 +18,7 @@ begin
         select
             pg_class.oid::regclass as relation,
             to_date(right(pg_class.relname, 8), 'YYYYMMDD') as day,
-            pg_inherits.inhrelid is not null as attached,
-            coalesce(pg_inherits.inhdetachpending, false) as detach_pending
+            pg_inherits.inhrelid is not null as attached
         from pg_class
         left join pg_inherits on pg_class.oid = pg_inherits.inhrelid
         where pg_class.relnamespace = 'staging'::regnamespace
@@ -31,9 +30,7 @@ begin
         continue when recovery.has_unjudged(partition.relation);
 
         execute format('select count(*) from %s', partition.relation) into dropped_messages;
-        if partition.detach_pending then
-            execute format('alter table staging.raw_logins detach partition %s finalize', partition.relation);
-        elsif partition.attached then
+        if partition.attached then
             -- first the parent, as an insert does
             lock table only staging.raw_logins in access exclusive mode;
         end if;

@@ -5,7 +5,7 @@ create or replace function recovery.masked_values(event jsonb)
 returns table (field text, domain text, plain_value text, masked_form text)
 language sql
 immutable
-rows 2
+rows 3
 as $$
     with
 
@@ -16,14 +16,24 @@ as $$
             event ->> 'device_id' as device_id,
             masking.canonical_ip(event ->> 'ip') as canonical_ip
 
+    ),
+
+    networked as (
+
+        select
+            *,
+            masking.network_of_ip(canonical_ip) as network
+        from login
+
     )
 
     select masked.*
-    from login
+    from networked
     cross join lateral (
         values
         -- what is no address is masked as it is, in a domain of its own
         ('ip', case when canonical_ip is null then 'invalid_ip' else 'ip' end, ip, coalesce(canonical_ip, ip)),
+        ('network', 'network', network, network),
         ('device_id', 'device_id', device_id, device_id)
     ) as masked (field, domain, plain_value, masked_form)
     where masked.plain_value is not null

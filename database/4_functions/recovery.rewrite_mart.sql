@@ -4,6 +4,8 @@ returns void
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+-- Analysts whose queries overlap never leave a gap: the rewrite queues behind those that run, and new ones wait behind it.
+set lock_timeout = '30s'
 as $$
 begin
     -- VACUUM FULL would do the same and cannot run in a function; the index keeps the rows in the order in which they landed

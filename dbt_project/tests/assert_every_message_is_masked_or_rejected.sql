@@ -7,7 +7,17 @@ daily_reconciliation as (
 
 )
 
-select * from daily_reconciliation
+select
+    sent_date,
+    landed,
+    masked,
+    rejected,
+    awaiting,
+    lost,
+    in_both
+
+from daily_reconciliation
+
 where
     landed <> masked + rejected + erased + awaiting
     or lost > 0

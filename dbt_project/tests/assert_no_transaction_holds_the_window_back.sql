@@ -29,15 +29,15 @@ held_back as (
 
 select
     held_back.*,
-    locks.pid,
-    prepared.gid as prepared_transaction
+    holder.pid,
+    forgotten.gid as prepared_transaction
 
 from held_back
 
-left outer join pg_locks as locks
+left outer join pg_locks as holder
     on
-        locks.locktype = 'transactionid'
-        and locks.granted
-        and locks.transactionid = held_back.oldest_open_xid::xid
+        holder.locktype = 'transactionid'
+        and holder.granted
+        and holder.transactionid = held_back.oldest_open_xid::xid
 
-left outer join pg_prepared_xacts as prepared on prepared.transaction = held_back.oldest_open_xid::xid
+left outer join pg_prepared_xacts as forgotten on forgotten.transaction = held_back.oldest_open_xid::xid

@@ -13,10 +13,9 @@ WRITE = READ + "; grant update, delete on staging.raw_logins to loader"
 
 
 def test_loader_lands_a_message_twice_and_it_is_there_once(masked: Database) -> None:
-    with masked.connect("loader") as connection:
-        # in one transaction, for now() is part of the key
-        with connection.transaction():
-            assert [connection.execute(f"{INSERT} on conflict do nothing".encode()).rowcount for _ in range(2)] == [1, 0]
+    # in one transaction, for now() is part of the key
+    with masked.connect("loader") as connection, connection.transaction():
+        assert [connection.execute(f"{INSERT} on conflict do nothing".encode()).rowcount for _ in range(2)] == [1, 0]
 
 
 def test_loader_makes_the_partition_of_a_day(masked: Database) -> None:

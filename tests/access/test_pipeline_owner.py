@@ -8,7 +8,7 @@ from tests.support import DATABASE_FILES, Database
 
 
 def test_nobody_logs_in_as_pipeline_owner(masked_for_all: Database) -> None:
-    with pytest.raises(psycopg.OperationalError, match="not permitted to log in|password authentication failed"):
+    with pytest.raises(psycopg.OperationalError, match=r"not permitted to log in|password authentication failed"):
         psycopg.connect(
             host="127.0.0.1", port=masked_for_all.server.port, dbname=masked_for_all.name, user="pipeline_owner", password="guessed"
         )

@@ -21,7 +21,9 @@ def test_privileges_are_those_that_were_reviewed(masked: Database) -> None:
     now = listed(masked)
     if os.environ.get("SNAPSHOT") == "write":
         SNAPSHOT.write_text(now)
-    difference = "".join(difflib.unified_diff(SNAPSHOT.read_text().splitlines(True), now.splitlines(True), "reviewed", "found"))
+    difference = "".join(
+        difflib.unified_diff(SNAPSHOT.read_text().splitlines(keepends=True), now.splitlines(keepends=True), "reviewed", "found")
+    )
     assert not difference, f"privileges changed; if they should, run make snapshot and have the change reviewed:\n{difference}"
 
 

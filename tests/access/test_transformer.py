@@ -7,7 +7,7 @@ from tests import canaries
 from tests.access.refusals import TRIGGER, Attack, assert_refused, attacks_as
 from tests.support import Database
 
-WRITE = "grant pipeline_owner to transformer"
+WRITE = "revoke transformer from marts_keeper; grant pipeline_owner to transformer"
 # GRANT itself only warns where it could grant nothing
 GRANT_ON = """
     do $$ begin

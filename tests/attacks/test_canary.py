@@ -145,7 +145,7 @@ def test_canary_in_a_load_and_its_metrics(talkative: Talkative, queue: Queue) ->
     )
     try:
         deadline = time.monotonic() + WAIT_SECONDS
-        while talkative.database.value("select count(*) from staging.raw_logins") < 2 and time.monotonic() < deadline:  # noqa: ASYNC110
+        while talkative.database.value("select count(*) from staging.raw_logins") < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
             metrics = response.read().decode()
@@ -224,7 +224,8 @@ def test_canary_in_a_dbt_test_that_fails(talkative: Talkative, tmp_path: Path) -
     failed = support.dbt(database, ["test", "--select", "analytics_user_logins"], tmp_path)
     with database.connect() as connection:
         connection.execute(
-            "update marts.user_logins set masked_device_id = masked.masked_device_id from masked where masked.message_id = user_logins.message_id"
+            "update marts.user_logins set masked_device_id = masked.masked_device_id "
+            "from masked where masked.message_id = user_logins.message_id"
         )
         connection.execute("select pg_stat_statements_reset()")
     assert failed.returncode == 1

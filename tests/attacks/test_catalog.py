@@ -20,7 +20,8 @@ def test_analyst_finds_no_personal_value_in_any_relation_it_can_read(masked: Dat
         assert relations_with_canaries(masked, "analyst") == []
         connection.execute(
             "create view analytics.mine as "
-            "select case when length(body) < 9999 and pg_input_is_valid(body, 'jsonb') then md5(body::jsonb ->> 'ip') end from staging.raw_logins"
+            "select case when length(body) < 9999 and pg_input_is_valid(body, 'jsonb') then md5(body::jsonb ->> 'ip') end "
+            "from staging.raw_logins"
         )
         connection.execute("grant select on analytics.mine to analyst")
     assert relations_with_canaries(masked, "analyst") == ["analytics.mine"]
@@ -80,7 +81,8 @@ def test_explain_shows_no_key_and_no_personal_value(masked: Database, view: str)
     with masked.connect() as connection:
         connection.execute(f"drop view analytics.{view}".encode())
         connection.execute(
-            f"create view analytics.{view} as select sha256('\\x{blocks[0].hex()}'::bytea || convert_to(message_id, 'UTF8')) from marts.user_logins".encode()
+            f"create view analytics.{view} as "
+            f"select sha256('\\x{blocks[0].hex()}'::bytea || convert_to(message_id, 'UTF8')) from marts.user_logins".encode()
         )
         connection.execute(f"grant select on analytics.{view} to analyst; alter view analytics.{view} owner to transformer".encode())
     assert canaries.keys_found_in(explained(), blocks)

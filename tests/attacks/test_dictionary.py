@@ -15,7 +15,9 @@ PLAIN = {
     "sha-512": "left(encode(sha512(ip::bytea), 'hex'), 32)",
     "base64": "encode(ip::bytea, 'base64')",
     "hex": "encode(ip::bytea, 'hex')",
-    "HMAC under an empty key": "left(encode(masking.hmac_sha256(masking.hmac_block('', 54), masking.hmac_block('', 92), ip::bytea), 'hex'), 32)",
+    "HMAC under an empty key": (
+        "left(encode(masking.hmac_sha256(masking.hmac_block('', 54), masking.hmac_block('', 92), ip::bytea), 'hex'), 32)"
+    ),
     "HMAC under the domain's name": (
         "left(encode(masking.hmac_sha256(masking.hmac_block('ip', 54), masking.hmac_block('ip', 92), ip::bytea), 'hex'), 32)"
     ),
@@ -40,7 +42,8 @@ def test_a_dictionary_without_a_key_finds_no_address(masked: Database, name: str
     # the guard removed: masked_ip is what the attacker guesses
     with masked.connect() as connection:
         connection.execute(
-            f"update marts.user_logins set masked_ip = 'v1:' || (select {PLAIN[name]} from (values ('{canaries.IPV4}')) as known (ip))".encode()
+            "update marts.user_logins set masked_ip = "
+            f"'v1:' || (select {PLAIN[name]} from (values ('{canaries.IPV4}')) as known (ip))".encode()
         )
     assert addresses_found(masked, PLAIN[name]) > 0
 

@@ -34,7 +34,7 @@ def gets_the_key(database: Database, statements: list[str]) -> bool:
 
 def test_key_is_not_in_a_printed_plan(masked: Database) -> None:
     """Anybody may have plans printed, also those of the statements inside a function that runs as its owner."""
-    statements = ["set client_min_messages = log", *(f"set {name} = on" for name in PRINTED), *[CALL] * 7]
+    statements = ["set client_min_messages = log", "set debug_pretty_print = off", *(f"set {name} = on" for name in PRINTED), *[CALL] * 7]
     assert not gets_the_key(masked, statements)
     with masked.connect() as connection:
         connection.execute("alter function masking.tokens(text, text[]) reset plan_cache_mode")
@@ -92,8 +92,10 @@ def test_a_temp_table_does_not_supply_the_key(masked: Database) -> None:
 
 def test_a_callers_operator_is_not_used(masked: Database) -> None:
     statements = [
-        "create function marts.trap(bytea, bytea) returns bytea language plpgsql as $$ "
-        "begin raise notice '%', (select array_agg(inner_block) from masking.keys); return ''; end $$",
+        (
+            "create function marts.trap(bytea, bytea) returns bytea language plpgsql as $$ "
+            "begin raise notice '%', (select array_agg(inner_block) from masking.keys); return ''; end $$"
+        ),
         "create operator marts.|| (leftarg = bytea, rightarg = bytea, function = marts.trap)",
         "grant execute on function marts.trap to public",
         "grant usage on schema marts to public",

@@ -97,7 +97,7 @@ def test_an_address_has_one_token_however_it_is_spelled(masked_for_all: Database
 
 
 def test_random_addresses_have_one_spelling_and_it_is_theirs(masked_for_all: Database) -> None:
-    chance = random.Random(4_291)
+    chance = random.Random(4_291)  # noqa: S311  # made-up addresses, no secrets
     groups = [[chance.choice((0, 0, 0, 1, 0xFFFF, chance.getrandbits(16))) for _ in range(8)] for _ in range(5_000)]
     addresses = [ipaddress.IPv6Address(":".join(f"{group:x}" for group in address)) for address in groups]
     with masked_for_all.connect("transformer") as connection:
@@ -144,7 +144,8 @@ def test_two_databases_have_unrelated_tokens(masked_for_all: Database, database:
 
 def test_a_million_values_have_a_million_tokens(masked_for_all: Database) -> None:
     distinct = masked_for_all.value(
-        "with batches as (select masking.tokens('device_id', array_agg(n::text)) as tokens from generate_series(1, 1000000) as n group by n / 1000) "
+        "with batches as ("
+        "select masking.tokens('device_id', array_agg(n::text)) as tokens from generate_series(1, 1000000) as n group by n / 1000) "
         "select count(distinct token) from batches cross join unnest(batches.tokens) as token",
         "transformer",
     )

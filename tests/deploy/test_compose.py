@@ -174,4 +174,4 @@ def test_a_killed_loader_and_a_crashed_server_lose_nothing(capsys: pytest.Captur
     )
     assert login_queue.depth(os.environ["SQS_QUEUE_URL"] + login_queue.DEAD_LETTER_SUFFIX) == 0
     with capsys.disabled():
-        print(f"\n{len(sent)} messages sent, landed once and masked, across a killed loader and a crashed server")  # noqa: T201
+        print(f"\n{len(sent)} messages sent, landed once and masked, across a killed loader and a crashed server")

@@ -1,6 +1,12 @@
-"""One run of the loader through a fault: a queue, a database, networks between them, and the count at the end."""
+"""One run of the loader through a fault: a queue, a database, networks between them, and the count at the end.
 
+FAULTS=full: 20,000 messages, 20 seeds for each kill, every control. Otherwise, for every `make test`: 2,000 messages, one seed, one control
+for each file.
+"""
+
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -8,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +61,12 @@ class Trial:
     def start(self, command: str = "follow", **settings: float) -> "Loader":
         """Start a loader; *settings* are its LOADER_* variables."""
         module = "tests.faults.careless" if self.careless else "loader"
-        variables = {"LOADER_BATCH_MESSAGES": BATCH, "LOADER_BATCH_SECONDS": 0.1, "LOADER_HTTP_PORT": 0} | settings
+        variables = {
+            "LOADER_BATCH_MESSAGES": BATCH,
+            "LOADER_BATCH_SECONDS": 0.1,
+            "LOADER_MAX_HELD_MESSAGES": IDS,
+            "LOADER_HTTP_PORT": 0,
+        } | settings
         log = self.directory / f"loader-{len(self.loaders)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -189,6 +200,63 @@ class Loader:
 
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.output().splitlines() if line.startswith("{")]
+
+
+# What production does to a loader. It acts on a trial, proves in `trial.proof` that it happened, and ends its loaders.
+Fault = Callable[[Trial], None]
+
+
+def survive(trial: Trial, fault: Fault, seed: int = 0) -> None:
+    """Nothing is lost and nothing lands twice.
+
+    After the fault, a loader is killed with a batch received and not committed, and another one finishes the work.
+    """
+    trial.random.seed(seed)
+    server_log = trial.database.server.log
+    server_log_start = server_log.stat().st_size
+
+    fault(trial)
+    assert trial.proof, "the fault did not prove that it happened"
+    assert not trial.lost()
+
+    trial.kill_before_a_commit()
+    assert not trial.lost()
+
+    trial.finish()
+    assert not trial.lost()
+    assert trial.landed() == trial.sent
+    assert trial.database.value("select count(distinct message_id) from staging.raw_logins") == trial.sent
+    stats = trial.stub.stats()
+    assert stats["left"] == stats["in flight"] == stats["dead now"] == 0
+
+    with server_log.open() as log:
+        log.seek(server_log_start)
+        logs = log.read() + "".join(loader.output() for loader in trial.loaders)
+    for personal in PERSONAL:
+        assert personal not in logs
+
+
+def lose(trial: Trial, fault: Fault) -> None:
+    """The control: a loader that deletes before it commits loses messages, or the fault would prove nothing."""
+    trial.careless = True
+    fault(trial)
+    trial.kill_before_a_commit()
+    assert trial.lost()
+
+
+def controls(faults: dict[str, Fault]) -> dict[str, Fault]:
+    """The faults to run with the control: all, or in the short form the first."""
+    return faults if FULL else dict(itertools.islice(faults.items(), 1))
+
+
+@contextlib.contextmanager
+def commits_blocked(trial: Trial) -> Iterator[None]:
+    """No transaction that inserts into staging can end. The loader, which must have been started, has made its connection."""
+    trial.wait_for_stub("ReceiveMessage")
+    with trial.database.connect(autocommit=False) as connection:
+        connection.execute("lock table staging.raw_logins in share mode")
+        yield
+        connection.rollback()
 
 
 Moment = Callable[[Direction, bytes, bytes], bool]

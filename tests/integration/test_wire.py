@@ -14,6 +14,7 @@ from typing import Any
 
 import boto3
 import botocore.auth
+import botocore.exceptions
 import pytest
 import trustme
 from botocore.auth import SigV4Auth
@@ -176,12 +177,12 @@ def test_nobody_there_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
         call(caller, "ReceiveMessage")
 
 
-def test_no_answer_is_unreachable_and_its_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
-    stub.control(hold=["ReceiveMessage"])
-
+def test_no_answer_is_unreachable_and_a_late_one_is_not_taken_for_the_next(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
     async def twice(caller: wire.Caller) -> None:
+        stub.control(round_trip=2.5)  # half a second more than the caller waits
         with pytest.raises(SqsError, match="Unreachable: no answer"):
             await caller.call("ReceiveMessage", RECEIVE)
+        stub.control(round_trip=1)
         assert "Attributes" in await caller.call("GetQueueAttributes", {"QueueUrl": URL})
         await caller.close()
 
@@ -256,6 +257,18 @@ def test_expired_credentials_are_fetched_again() -> None:
     with answering() as port:
         caller = SignedCaller(session, "us-east-1", f"http://127.0.0.1:{port}", 2)  # type: ignore[arg-type]  # a session with such credentials
         assert call(caller, "GetQueueAttributes") == {"Attributes": {}}
+
+
+def test_credentials_that_cannot_be_fetched_are_tried_again_later() -> None:
+    def fail() -> ReadOnlyCredentials:
+        raise botocore.exceptions.CredentialRetrievalError(provider="a role", error_msg="no route")
+
+    credentials = SimpleNamespace(get_frozen_credentials=fail)
+    session = SimpleNamespace(get_credentials=lambda: credentials)
+    caller = SignedCaller(session, "us-east-1", "http://127.0.0.1:1", 2)  # type: ignore[arg-type]  # a session with such credentials
+    for _ in range(2):
+        with pytest.raises(SqsError, match=r"no credentials: .*no route"):
+            call(caller, "GetQueueAttributes")
 
 
 def test_tls_is_verified_by_the_bundle_that_boto3_would_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A warehouse for each test: a migrated database that messages are landed in and dbt runs on."""
 
-import datetime
+import datetime as dt
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,9 +41,9 @@ class Warehouse:
             "DO_NOT_TRACK": "1",
         }
 
-    def land(self, messages: Mapping[str, str], sent_at: datetime.datetime | None = None) -> None:
+    def land(self, messages: Mapping[str, str], sent_at: dt.datetime | None = None) -> None:
         """Land bodies by message id in one transaction, as the loader would."""
-        sent_at = sent_at or datetime.datetime.now(datetime.UTC)
+        sent_at = sent_at or dt.datetime.now(dt.UTC)
         with self.database.connect("loader") as connection, connection.cursor() as cursor:
             cursor.execute("select staging.ensure_partitions(%s)", [[sent_at.date()]])
             with connection.transaction():

@@ -137,10 +137,18 @@ CORPUS: dict[str, tuple[str, list[str]]] = {
     "1e400 in a key that is not ours": (login()[:-1] + ', "x": 1e400}', VALID),
     "4,000 digits in a key that is not ours": (login()[:-1] + f', "x": {"9" * 4000}}}', VALID),
     "white space around": ("\r\n\t " + login() + "\n", VALID),
-    "everything escaped": ("{" + ", ".join(f'"{_key}": "{_value}"' for _key, _value in (
-        ("".join(f"\\u{ord(letter):04x}" for letter in key), "".join(f"\\u{ord(letter):04x}" for letter in value))
-        for key, value in LOGIN.items()
-    )) + "}", VALID),
+    "everything escaped": (
+        "{"
+        + ", ".join(
+            f'"{_key}": "{_value}"'
+            for _key, _value in (
+                ("".join(f"\\u{ord(letter):04x}" for letter in key), "".join(f"\\u{ord(letter):04x}" for letter in value))
+                for key, value in LOGIN.items()
+            )
+        )
+        + "}",
+        VALID,
+    ),
     "SQL in user_id": (login(user_id="'; drop table marts.user_logins; --"), VALID),
     "Jinja in device_id": (login(device_id="{{ target.password }}{% endraw %}"), VALID),
     "a backslash in device_id": (login(device_id="\\x41\\000'"), VALID),
@@ -250,7 +258,7 @@ def _bodies() -> st.SearchStrategy[str]:
         max_leaves=4,
     )
     device = st.integers(0, 10**6).map(lambda number: f"{PLANTED_DEVICE}-{number}")
-    ip = st.ip_addresses(network="203.0.113.0/24").map(str) | st.ip_addresses(network="2001:db8::/32").map(str)
+    ip = st.ip_addresses(network="203.0.113.0/24").map(str) | st.ip_addresses(network="2001:db8:bad::/48").map(str)
     version = st.lists(st.integers(0, 300).map(str), min_size=1, max_size=4).map(".".join)
     good = {
         "user_id": st.uuids().map(str),
@@ -268,7 +276,9 @@ def _bodies() -> st.SearchStrategy[str]:
         st.fixed_dictionaries({}, optional={name: anything | boundary[name] | st.text(alphabet=BLANKS, max_size=3) for name in LIMITS}),
         st.sampled_from([*LIMITS, "none", "none", "none"]),
     )
-    texts = st.builds(lambda event, ascii_only: json.dumps(event, ensure_ascii=ascii_only), logins | nearly | nearly | anything, st.booleans())
+    texts = st.builds(
+        lambda event, ascii_only: json.dumps(event, ensure_ascii=ascii_only), logins | nearly | nearly | anything, st.booleans()
+    )
     mutated = st.builds(
         lambda text, at, piece, cut: text[: at % (len(text) + 1)] + piece + text[at % (len(text) + 1) + cut :],
         texts,

@@ -44,7 +44,9 @@ def test_a_writer_that_commits_late_loses_nothing_and_a_mark_on_the_newest_id_do
         while written < LATER_COMMITS or time.monotonic() - opened < OPEN_SECONDS:
             for _ in range(LATER_COMMITS // 10 if FULL else LATER_COMMITS):
                 if written < LATER_COMMITS:
-                    writer.execute("insert into staging.raw_logins (message_id, sent_at, body) values (%s, now(), %s)", [f"m{written}", GOOD])
+                    writer.execute(
+                        "insert into staging.raw_logins (message_id, sent_at, body) values (%s, now(), %s)", [f"m{written}", GOOD]
+                    )
                     written += 1
             warehouse.dbt("run")
             runs += 1
@@ -74,7 +76,8 @@ def test_two_runs_at_once_one_of_them_killed_leave_each_message_once(warehouse: 
     with database.connect(autocommit=False) as blocker:
         if at == "its watermark":
             blocker.execute(
-                "insert into staging.watermarks (consumer, system_identifier) select %s, system_identifier from pg_control_system()", [table]
+                "insert into staging.watermarks (consumer, system_identifier) select %s, system_identifier from pg_control_system()",
+                [table],
             )
         else:
             warehouse.dbt("run")  # makes the tables; what follows is new
@@ -130,8 +133,4 @@ def test_judging_again_while_runs_go_on_moves_each_message_once(warehouse: Wareh
 
 def _waiting(warehouse: Warehouse) -> int:
     """How many of dbt's sessions wait for a lock."""
-    return int(
-        warehouse.database.value(
-            "select count(*) from pg_stat_activity where usename = 'transformer' and datname = current_database() and wait_event_type = 'Lock'"
-        )
-    )
+    return int(warehouse.database.value("select count(*) from pg_stat_activity where usename = 'transformer' and wait_event_type = 'Lock'"))

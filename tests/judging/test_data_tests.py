@@ -14,8 +14,10 @@ FAULTS = {
         {"assert_every_message_is_masked_or_rejected"},
     ),
     "a message in both tables": (
-        "insert into marts.rejected_logins select message_id, '{ip_missing}', sent_at, sent_at, landed_xid from marts.user_logins "
-        "where message_id = 'm1'",
+        (
+            "insert into marts.rejected_logins select message_id, '{ip_missing}', sent_at, sent_at, landed_xid from marts.user_logins "
+            "where message_id = 'm1'"
+        ),
         {"assert_every_message_is_masked_or_rejected"},
     ),
     "two tokens of one address": (
@@ -23,8 +25,10 @@ FAULTS = {
         {"assert_one_address_has_one_token"},
     ),
     "one token of two addresses": (
-        "update marts.user_logins set masked_ip = (select masked_ip from marts.user_logins where message_id = 'm1') "
-        "where message_id in ('m1', 'm2', 'other')",
+        (
+            "update marts.user_logins set masked_ip = (select masked_ip from marts.user_logins where message_id = 'm1') "
+            "where message_id in ('m1', 'm2', 'other')"
+        ),
         {"assert_one_address_has_one_token"},
     ),
     "a plain address": (
@@ -44,8 +48,10 @@ FAULTS = {
         {"names_rules_rejected_logins_reasons"},
     ),
     "a message twice": (
-        "alter table marts.user_logins drop constraint user_logins_pkey; "
-        "insert into marts.user_logins select * from marts.user_logins where message_id = 'm1'",
+        (
+            "alter table marts.user_logins drop constraint user_logins_pkey; "
+            "insert into marts.user_logins select * from marts.user_logins where message_id = 'm1'"
+        ),
         {"unique_user_logins_message_id"},
     ),
 }

@@ -45,7 +45,9 @@ def poisoned(
         everything = list((bodies | generated | good).items())
         everything.sort(key=lambda message: hash(message[0]) % 997)  # good and bad ones mixed
         warehouse.land(dict(everything))
-        for words in (["run"], ["test", "--exclude", "assert_few_messages_are_rejected"], ["docs", "generate"]):
+        # many are rejected, and some have fields that no policy names: that is what they are for
+        unlike_life = ["assert_few_messages_are_rejected", "assert_every_field_has_a_masking_policy"]
+        for words in (["run"], ["test", "--exclude", *unlike_life], ["docs", "generate"]):
             ran = dbt(warehouse, *words)
             assert ran.returncode == 0, ran.stdout
         yield warehouse
@@ -79,7 +81,7 @@ def holding(warehouse: Warehouse, values: list[str]) -> list[str]:
     return found
 
 
-PLANTED = [poison.PLANTED_IP, poison.PLANTED_DEVICE, "2001:db8:", "203.0.113."]
+PLANTED = [poison.PLANTED_IP, poison.PLANTED_DEVICE, "2001:db8:bad:", "203.0.113."]
 
 
 @pytest.mark.parametrize("what", poison.CORPUS)

@@ -127,13 +127,12 @@ def test_the_deleted_bytes_are_gone_from_the_files(masked: Masked) -> None:
         admin.execute("vacuum analyze")
     # control: they were there
     assert masked.files_with("canary-device-bytes")
-    statistics = {masked.value("select pg_relation_filepath('pg_catalog.pg_statistic')")}
 
     erase(masked, "u-bytes")
 
     assert masked.files_with("canary-device-bytes") == set()
     # what ANALYZE noted of user_logins is replaced, and its old bytes are used again: docs/privacy-officer.md
-    assert masked.files_with("u-bytes") <= statistics
+    assert masked.files_with("u-bytes") <= masked.statistics_files()
     assert masked.rows("select relation from recovery.scrubs") == []
 
 

@@ -1,0 +1,40 @@
+"""What the commands say when they cannot: one line, no traceback, an exit code that means something."""
+
+import os
+import uuid
+
+import pytest
+
+from sandbox.processes import free_port
+from tests.recovery.conftest import Masked
+from tests.support import run
+
+NOBODY = str(uuid.UUID(int=0))
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "exit_code", "said"),
+    [
+        (["audit-head"], {"PRIVACY_OFFICER_PASSWORD": ""}, os.EX_CONFIG, "PRIVACY_OFFICER_PASSWORD is not set; copy .env.example to .env"),
+        (["audit-head"], {"PRIVACY_OFFICER_PASSWORD": "wrong"}, os.EX_NOPERM, "correct PRIVACY_OFFICER_PASSWORD"),
+        (["audit-head"], {"PGPORT": str(free_port())}, os.EX_UNAVAILABLE, "start the server, or correct PGHOST and PGPORT"),
+        (["approve", "17"], {}, os.EX_DATAERR, "a reveal's id is a UUID"),
+        (["approve", NOBODY], {}, os.EX_NOPERM, "reveal refused"),
+        (["open", NOBODY], {}, os.EX_NOPERM, "reveal refused"),
+        (["read", NOBODY], {}, os.EX_NOPERM, "reveal refused"),
+        (["request", "192.0.2.1", "--purpose", "fraud", "--legal-reference", "case 1"], {}, os.EX_NOPERM, "reveal refused"),
+        (["retention", "13"], {}, os.EX_DATAERR, "retention is at least 14 days"),
+        (["verify-audit", "head"], {}, os.EX_DATAERR, "an anchor is ENTRY:SEAL"),
+        (["rotate"], {"PGUSER": "pii_approver", "PGPASSWORD": "PII_APPROVER_PASSWORD"}, os.EX_NOPERM, "permission denied"),
+    ],
+)
+def test_a_refusal_is_one_line_and_an_exit_code(
+    masked_for_module: Masked, words: list[str], environment: dict[str, str], exit_code: int, said: str
+) -> None:
+    known = masked_for_module.environment
+    done = run(["python", "-m", "recovery", *words], known | {name: known.get(value, value) for name, value in environment.items()})
+    assert done.returncode == exit_code
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "192.0.2.1" not in done.stderr
+    assert done.stdout == ""
