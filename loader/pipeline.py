@@ -30,6 +30,8 @@ DRAIN_WAIT_SECONDS = 1
 PATIENCE_MIN_SECONDS = 60
 PATIENCE_MAX_SECONDS = 900
 
+# Messages held for each second of the queue's visibility time-out, at most.
+HELD_PER_SECOND = 500
 DELETE_ATTEMPTS = 8
 DEPTH_SECONDS = 5
 BEAT_SECONDS = 1
@@ -64,7 +66,9 @@ class Pipeline:
 
         # By receipt handle, in the order of their deadlines.
         self._held: dict[str, Message] = {}
-        self._room_messages = settings.loader_max_held_messages
+        # No more than can be extended in time: with 2 s, 1,000 messages already take 100 calls a second.
+        extendable = max(sqs.RECEIVE_MAX, int(queue.visibility_seconds * HELD_PER_SECOND))
+        self._room_messages = self._most_held = min(settings.loader_max_held_messages, extendable)
         self._room_bytes = settings.loader_max_held_bytes
         self._reply_bytes = 10_240  # what a reply may weigh: the heaviest lately
         self._room = asyncio.Event()
@@ -174,7 +178,7 @@ class Pipeline:
 
     def _held_or_expected(self) -> bool:
         """Whether any room is taken; if none is, a reply may be heavier than all of it."""
-        return self._room_messages < self._settings.loader_max_held_messages
+        return self._room_messages < self._most_held
 
     def _give_room(self, messages: int, weight: int) -> None:
         self._room_messages += messages

@@ -46,8 +46,8 @@ def clock_is_off(hours: int) -> Fault:
 
 def dead_letters_are_redriven(trial: Trial) -> None:
     """Messages that a crashing loader received too often come back from the dead-letter queue with new ids."""
-    trial.stub.control(visibility=1, max_receives=2)
-    trial.send()
+    trial.stub.control(visibility=4, max_receives=2)
+    trial.send(IDS // 10)
     for _ in range(2):
         trial.hold_at(before_copy)
         loader = trial.start()
@@ -56,6 +56,7 @@ def dead_letters_are_redriven(trial: Trial) -> None:
         trial.kill(loader)
         trial.to_postgres.heal()
         trial.wait_for("all is visible again", lambda: trial.stub.stats()["in flight"] == 0)
+    trial.send(IDS - IDS // 10)
     trial.finish()
     trial.wait_for_stub("dead", 0 if trial.careless else 1)
     trial.stub.control(max_receives=0)

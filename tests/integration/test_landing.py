@@ -106,3 +106,7 @@ def test_a_drain_gives_up_on_a_server_that_stays_away(settings: LoaderSettings, 
         asyncio.run(Landing(settings, troubles.append, gives_up=True).land([message("a")]))
     assert caught.value.exit_code == os.EX_UNAVAILABLE
     assert troubles
+
+
+def test_rows_are_copied_in_binary_so_that_no_error_quotes_one() -> None:
+    assert "format binary" in landing.COPY
