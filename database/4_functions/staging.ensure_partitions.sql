@@ -14,7 +14,8 @@ begin
         partition := 'raw_logins_' || to_char(day, 'YYYYMMDD');
         continue when to_regclass('staging.' || partition) is not null;
         perform pg_advisory_xact_lock(hashtextextended('staging.ensure_partitions', 0));
-        continue when to_regclass('staging.' || partition) is not null;
+        -- asked of the table this time: to_regclass may still remember that there was none before the wait
+        continue when exists (select from pg_class where relnamespace = 'staging'::regnamespace and relname = partition);
         -- ATTACH lets other loaders go on inserting; CREATE … PARTITION OF would lock them out.
         execute format('create table staging.%I (like staging.raw_logins including all)', partition);
         execute format('alter table staging.%I alter column body set statistics 0', partition);

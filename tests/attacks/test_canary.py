@@ -233,6 +233,8 @@ def test_canary_in_a_dbt_test_that_fails(talkative: Talkative, tmp_path: Path) -
     talkative.assert_nothing_leaked(failed.stdout, failed.stderr, folder=tmp_path)
 
     # what dbt is told to show, it shows, and logs: the search would have found it
-    shown = support.dbt(database, ["show", "--inline", "select body from {{ source('staging', 'raw_logins') }}"], tmp_path)
+    shown = support.dbt(
+        database, ["show", "--output", "json", "--inline", "select body from {{ source('staging', 'raw_logins') }}"], tmp_path
+    )
     assert canaries.found_in(shown.stdout)
     assert canaries.found_under(tmp_path)

@@ -1,5 +1,6 @@
 """Databases in which logins have been landed and masked, and the steps that tests of recovery share."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -136,8 +137,12 @@ class Masked:
         with self.connect() as connection:
             connection.execute("checkpoint")
         data = self.database.server.data
-        files = [path for path in data.rglob("*") if path.is_file() and "pg_wal" not in path.parts]
-        return {str(path.relative_to(data)) for path in files if wanted in path.read_bytes()}
+        found = set()
+        for path in data.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # the server makes and removes files meanwhile
+                if path.is_file() and "pg_wal" not in path.parts and wanted in path.read_bytes():
+                    found.add(str(path.relative_to(data)))
+        return found
 
 
 def wait_until(masked: Masked, condition: str) -> None:
