@@ -2,8 +2,7 @@
 #   python -m loader migrate | python -m loader drain | python -m loader follow | dbt run | python -m recovery expire
 # Target `sandbox` adds what a laptop and CI need (the SQS emulator, sample events, tests) and is never deployed.
 #
-# The base image stands by its tag: no registry could be asked here for its digest, and an invented one would be worse.
-# ci.yml prints the digest that it built on; put it here as python:3.13-slim@sha256:…
+# The base image stands by its tag. ci.yml prints the digest that it built on; to pin it, put it here as python:3.13-slim@sha256:…
 
 FROM python:3.13-slim AS build
 

@@ -28,7 +28,7 @@ LAND = """
         now() - (number %% {days}) * interval '1 day',
         format(
             '{{"user_id": "%%s", "app_version": "%%s.%%s.%%s", "device_type": "android", '
-            '"ip": "198.%%s.%%s.%%s", "locale": "RU", "device_id": "%%s"}}',
+            '"ip": "10.%%s.%%s.%%s", "locale": "RU", "device_id": "%%s"}}',
             md5((number %% 300000)::text)::uuid, number %% 5, number %% 7, number %% 11,
             18 + number %% 2, (number / 2) %% 500 / 2, number %% 256, md5((number %% 400000)::text)
         )

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from loader import settings as environment
 from loader.errors import LoaderError, refused, unavailable, wrong_setting
-from loader.landing import Landing
+from loader.landing import Landing, is_no_database
 from loader.metrics import Tally, TallyCollector, serve
 from loader.migrate import MigrationError, migrate
 from loader.pipeline import Pipeline
@@ -61,7 +61,7 @@ def migrate_command() -> None:
             user=settings.user, password=settings.password, connect_timeout=MIGRATE_CONNECT_SECONDS, application_name="user-logins migrate"
         )
     except psycopg.OperationalError as error:
-        raise _explain_admin(error, settings) from None
+        raise _explain_admin(error) from None
     with connection:
         try:
             applied = migrate(connection, DATABASE, settings.role_passwords)
@@ -70,7 +70,7 @@ def migrate_command() -> None:
         except psycopg.errors.InsufficientPrivilege as error:
             raise refused(f"{settings.user} may not do this ({error.diag.message_primary}); set ADMIN_USER to an administrator") from None
         except psycopg.OperationalError as error:
-            raise _explain_admin(error, settings) from None
+            raise _explain_admin(error) from None
     click.echo(f"{len(applied)} files applied" if applied else "nothing to apply")
 
 
@@ -158,13 +158,15 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Opened]) -> Ope
     return task.result()
 
 
-def _explain_admin(error: psycopg.OperationalError, settings: MigrateSettings) -> LoaderError:
+def _explain_admin(error: psycopg.OperationalError) -> LoaderError:
     found = str(error).strip().partition("\n")[0]
     if "no password supplied" in found:
         return wrong_setting("ADMIN_PASSWORD is not set; copy .env.example to .env or run make up")
     if "authentication failed" in found:
         return refused(f"{found}; check ADMIN_USER and ADMIN_PASSWORD")
-    return unavailable(f"{found}; start the server, or check PGHOST, PGPORT and {settings.user}'s database")
+    if is_no_database(error):
+        return wrong_setting(f"{found}; create it, or check PGDATABASE")
+    return unavailable(f"{found}; start the server, or check PGHOST and PGPORT")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import os
+import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -87,16 +88,21 @@ class Landing:
         started = time.monotonic()
         failures = 0
         partitions_missed = 0
+        partitions_due = False
         while True:
             try:
                 connection = await self._connected()
+                if partitions_due:
+                    # In a transaction of its own, so that its locks are short.
+                    await _within(self._settings.loader_timeout_seconds, _ensure_partitions(connection, rows))
+                    partitions_due = False
                 return await _within(self._settings.loader_timeout_seconds, _insert(connection, rows))
             except sqlstate.CheckViolation:
                 # A day that has no partition, because nothing came of it before or because retention has just dropped it.
                 partitions_missed += 1
                 if partitions_missed > PARTITION_ATTEMPTS:
                     raise wrong_setting("staging.raw_logins takes no row of this day; run python -m loader migrate") from None
-                await self._ensure_partitions(sorted({sent_at.date() for _, sent_at, _ in rows}))
+                partitions_due = True
             except PASSING as error:
                 failures += 1
                 reason = _reason(error, self._settings)
@@ -124,15 +130,6 @@ class Landing:
                 raise _fatal(error, self._settings) from None
         return self._connection
 
-    async def _ensure_partitions(self, dates: list[dt.date]) -> None:
-        try:
-            connection = await self._connected()
-            # In a transaction of its own, so that its locks are short.
-            await _within(self._settings.loader_timeout_seconds, connection.execute(PARTITIONS, [dates]))
-        except PASSING as error:
-            self._on_trouble(_reason(error, self._settings))
-            await self.close()
-
 
 def storable(body: str) -> str:
     r"""*body* itself, or `\x` and the hex of its UTF-8 where PostgreSQL's text cannot hold it (U+0000, lone surrogates).
@@ -150,6 +147,10 @@ def storable(body: str) -> str:
 
 def _sent_at(message: Message) -> dt.datetime:
     return EPOCH + dt.timedelta(milliseconds=message.sent_ms)
+
+
+async def _ensure_partitions(connection: Connection, rows: Sequence[tuple[str, dt.datetime, str]]) -> None:
+    await connection.execute(PARTITIONS, [sorted({sent_at.date() for _, sent_at, _ in rows})])
 
 
 async def _insert(connection: Connection, rows: Sequence[tuple[str, dt.datetime, str]]) -> int:
@@ -204,6 +205,11 @@ async def _within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
             await asyncio.wait([task], timeout=CANCEL_SECONDS)
 
 
+def is_no_database(error: BaseException) -> bool:
+    """Whether *error* says that there is no database of that name; an error in connecting has no SQLSTATE to tell."""
+    return re.search('database ".*" does not exist', str(error)) is not None
+
+
 def _is_refusal(error: BaseException) -> bool:
     text = str(error)
     return any(words in text for words in ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry"))
@@ -216,8 +222,10 @@ def _fatal(error: psycopg.Error, settings: LoaderSettings) -> LoaderError:
         return refused(f"PostgreSQL refuses role {settings.pguser} ({_reason(error, settings)}); run python -m loader migrate")
     if "no password supplied" in str(error):
         return wrong_setting("LOADER_PASSWORD is not set; copy .env.example to .env or run make up")
+    if is_no_database(error):
+        return wrong_setting(f"{_reason(error, settings)}; check PGDATABASE")
     if _is_refusal(error):
-        return refused(f"{_reason(error, settings)}; check LOADER_PASSWORD, PGUSER and PGDATABASE, or run python -m loader migrate")
+        return refused(f"{_reason(error, settings)}; check LOADER_PASSWORD and PGUSER, or run python -m loader migrate")
     return LoaderError(f"PostgreSQL cannot land a batch: {_reason(error, settings)}", os.EX_SOFTWARE)
 
 

@@ -4,13 +4,25 @@ import os
 from typing import Annotated, Any, TypeVar
 
 from dotenv import load_dotenv
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings
 
 from loader.errors import wrong_setting
 
 Kind = TypeVar("Kind", bound=BaseSettings)
 
+HIGHEST_PORT = 65_535
+
+
+def _ports(text: str) -> str:
+    # One for each host, and an empty one for the default, as libpq has it; what is wrong with it libpq says as if a server were down.
+    if not all(port == "" or (port.isdecimal() and 0 < int(port) <= HIGHEST_PORT) for port in text.split(",")):
+        raise PydanticCustomError("port", "should be a port, from 1 to 65535")
+    return text
+
+
+Ports = Annotated[str, AfterValidator(_ports)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -24,6 +36,7 @@ class LoaderSettings(BaseSettings):
     aws_region: str | None = None  # boto3 itself only reads AWS_DEFAULT_REGION, which wins
     sqs_queue_url: Annotated[str, Field(pattern="^https?://")]
     pghost: str
+    pgport: Ports | None = None
     pguser: str = "loader"
     pgpassword: SecretStr | None = None
     loader_password: SecretStr | None = None
@@ -34,9 +47,9 @@ class LoaderSettings(BaseSettings):
     loader_max_held_messages: HeldMessages = 10_000
     loader_max_held_bytes: Annotated[int, Field(ge=1024**2)] = 16 * 1024**2
     loader_timeout_seconds: Annotated[float, Field(ge=1)] = 30.0
-    loader_grace_seconds: Annotated[float, Field(ge=1)] = 25.0
+    loader_grace_seconds: Annotated[float, Field(ge=6)] = 25.0  # the last replies take 2 s of it, giving messages back 3 s
     loader_http_host: str = "127.0.0.1"
-    loader_http_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
+    loader_http_port: Annotated[int, Field(ge=0, le=HIGHEST_PORT)] = 9464
 
     @property
     def password(self) -> str | None:
@@ -49,6 +62,7 @@ class MigrateSettings(BaseSettings):
     """What `migrate` needs: an administrator, and the passwords that the login roles shall have."""
 
     pghost: str
+    pgport: Ports | None = None
     pguser: str = "postgres"
     pgpassword: SecretStr | None = None
     admin_user: str | None = None

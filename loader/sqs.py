@@ -206,7 +206,7 @@ def backoff_seconds(failures: int) -> float:
 def fatal(error: SqsError, url: str) -> LoaderError | None:
     """What to stop with when trying again cannot help, or None when it may."""
     if error.code in UNKNOWN_QUEUE_CODES:
-        return unavailable(f"queue {url} does not exist; check SQS_QUEUE_URL and AWS_REGION, or run make up")
+        return unavailable(f"queue {url} does not exist; check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up")
     if error.code in REFUSED_CODES:
         return refused(f"queue {url}: SQS refuses us ({error}); check the credentials and the queue's policy")
     if error.code == "InvalidAnswer":

@@ -95,7 +95,9 @@ def connect(queue_url: str, region: str | None, timeout_seconds: float, connecti
             raise wrong_setting("AWS credentials: none found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role")
         client = session.client("sqs", region_name=region, config=config)
     except botocore.exceptions.NoRegionError:
-        raise wrong_setting("AWS_REGION is not set, and SQS_QUEUE_URL names no region; copy .env.example to .env or run make up") from None
+        raise wrong_setting(
+            "AWS_DEFAULT_REGION is not set, and SQS_QUEUE_URL names no region; copy .env.example to .env or run make up"
+        ) from None
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
         raise wrong_setting(f"AWS configuration: {_first_line(error)}") from None
     endpoint = client.meta.endpoint_url
@@ -278,7 +280,7 @@ class SignedCaller:
         credentials = self._session.get_credentials()
         try:
             frozen = await asyncio.to_thread(credentials.get_frozen_credentials) if credentials else self._credentials
-        except botocore.exceptions.BotoCoreError as error:
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:  # STS that refuses is the latter
             self._credentials_until = 0.0
             raise SqsError("Unreachable", f"no credentials: {_first_line(error)}") from None
         if frozen != self._credentials:

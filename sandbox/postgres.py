@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import re
 import signal
 import subprocess
 import tempfile
@@ -32,6 +33,7 @@ SETTINGS = {
     "log_parameter_max_length": "0",
     "log_parameter_max_length_on_error": "0",
 }
+BUILTIN_LOCALE_SINCE = 17
 THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}  # it need not outlive the machine
 
 
@@ -86,7 +88,7 @@ def start(server: Postgres, settings: dict[str, str] = SETTINGS) -> bool:
     that outlived their parent. Raises SandboxError when the port is taken or the server ends at once.
     """
     running = processes.find(server.record)
-    if running is not None and f"-p {server.port}" in " ".join(running.cmdline()):
+    if running is not None and f"-p {server.port}" in " ".join(processes.command_line(running)):
         _wait_until_ready(server, running)
         return False
     stop(server)
@@ -149,9 +151,7 @@ def _make_data_directory(server: Postgres, settings: dict[str, str]) -> None:
                 "--auth-local=scram-sha-256",
                 "--auth-host=scram-sha-256",
                 "--encoding=UTF8",
-                "--locale=C",
-                "--locale-provider=builtin",
-                "--builtin-locale=C.UTF-8",
+                *locale_options(_major_version()),
                 *(f"--set={name}={value}" for name, value in settings.items()),
             ],
             env={"LC_ALL": "C", "TZ": "UTC"},
@@ -161,6 +161,22 @@ def _make_data_directory(server: Postgres, settings: dict[str, str]) -> None:
         )
     if initdb.returncode != 0:
         raise SandboxError(f"PostgreSQL's data directory could not be made: {' '.join(initdb.stderr.split())}")
+
+
+def locale_options(major_version: int) -> list[str]:
+    """What makes initdb sort by code point and know the letters of Unicode: PostgreSQL itself from 17 on, the C library before."""
+    if major_version < BUILTIN_LOCALE_SINCE:
+        return ["--locale=C.UTF-8"]
+    return ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+
+
+def _major_version() -> int:
+    """18, where `initdb --version` says `initdb (PostgreSQL) 18.6 (…)`."""
+    said = subprocess.run([str(_binaries() / "initdb"), "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"\(PostgreSQL\) (\d+)", said)
+    if version is None:
+        raise SandboxError(f"{_binaries() / 'initdb'} does not say its version; run make clean, then make install")
+    return int(version[1])
 
 
 def _end_leftovers(server: Postgres) -> None:

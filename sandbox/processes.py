@@ -23,6 +23,7 @@ HOST = "127.0.0.1"
 # The clock may be set while a process runs, and its start time, which Unix counts from boot, moves with it.
 START_TIME_TOLERANCE_SECONDS = 60
 POLL_SECONDS = 0.02
+EXEC_SECONDS = 1
 
 
 def start(name: str, command: list[str], environment: Mapping[str, str], record: Path, log: Path) -> psutil.Process:
@@ -62,10 +63,18 @@ def find(record: Path) -> psutil.Process | None:
         if not same_start or not runs(process):
             return None
         # a launcher such as setpriv replaces itself by the last words of its command line
-        words = process.cmdline()
+        words = command_line(process)
     except (FileNotFoundError, json.JSONDecodeError, KeyError, psutil.NoSuchProcess, psutil.AccessDenied):
         return None
     return process if words and known["command"][-len(words) :] == words else None
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """The words that *process* was started with; in the instant of an exec the kernel shows none, which passes."""
+    deadline = time.monotonic() + EXEC_SECONDS
+    while not (words := process.cmdline()) and runs(process) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return words
 
 
 def runs(process: psutil.Process) -> bool:
@@ -119,7 +128,7 @@ def free_port() -> int:
 def unprivileged_prefix() -> list[str]:
     """The command that gives up root's identity, for PostgreSQL refuses to run as root; empty for anybody else.
 
-    It keeps the right to pass through closed folders (a clone under /root), so that no folder's mode need change.
+    It keeps the right to pass through closed folders (a clone in a home folder), so that no folder's mode need change.
     """
     if os.geteuid() != 0:
         return []

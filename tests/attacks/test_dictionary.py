@@ -5,8 +5,11 @@ import pytest
 from tests import canaries
 from tests.support import Database
 
-# every address of the /16 around the canary's
-GUESSES = "select '198.51.' || a || '.' || b as ip from generate_series(0, 255) as a cross join generate_series(0, 255) as b"
+# every address that is kept for documentation, the canary's among them
+GUESSES = (
+    "select prefix || b as ip from (values ('192.0.2.'), ('198.51.100.'), ('203.0.113.')) as networks (prefix) "
+    "cross join generate_series(0, 255) as b"
+)
 PLAIN = {
     "itself": "ip",
     "md5": "md5(ip)",
@@ -25,7 +28,7 @@ PLAIN = {
 
 
 def addresses_found(database: Database, guess: str) -> int:
-    """How many masked addresses or networks equal *guess* of an address of the /16, whatever key version they name."""
+    """How many masked addresses or networks equal *guess* of one of these addresses, whatever key version they name."""
     return int(
         database.value(
             f"with guesses as ({GUESSES}), hashed as materialized (select {guess} as hash from guesses) "

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sandbox import postgres
 from tests import support
 from tests.support import ROOT
 
@@ -53,6 +54,17 @@ def _containers(value: Any, key: str) -> Iterator[tuple[str, ...]]:
 
 PACKAGES = {"loader", "sandbox", "recovery"}
 OURS = sorted({command[2:4] for command in commands() if command[:2] == ("python", "-m") and command[2] in PACKAGES})
+
+
+SILENT = {name: value for name, value in postgres.SETTINGS.items() if name.startswith(("log_min", "log_error", "log_parameter"))}
+
+
+@pytest.mark.parametrize(("name", "value"), SILENT.items())
+def test_no_server_logs_the_values_that_an_error_quotes(name: str, value: str) -> None:
+    assert f"-c{name}={value}" in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["postgres"]["command"]
+    aws = yaml.load(TEMPLATE.read_text(), Template)["Resources"]["DatabaseSettings"]["Properties"]["Parameters"]  # noqa: S506  a SafeLoader
+    assert aws[name] == value
+    assert f"{name}={value}" in (ROOT / "deploy" / "azure.md").read_text().replace(";", " ").split()
 
 
 def test_the_files_start_the_loader_the_migration_and_the_expiry() -> None:

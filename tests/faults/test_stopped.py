@@ -21,7 +21,7 @@ def terminated_under_load(trial: Trial) -> None:
 
 
 def terminated_while_commits_hang(trial: Trial) -> None:
-    loader = trial.start(LOADER_GRACE_SECONDS=5)
+    loader = trial.start(LOADER_GRACE_SECONDS=6)
     with commits_blocked(trial):
         trial.send()
         trial.wait_for_stub("handed out", trial.sent // 2)

@@ -108,5 +108,67 @@ def test_a_drain_gives_up_on_a_server_that_stays_away(settings: LoaderSettings, 
     assert troubles
 
 
+def replace_ensure_partitions(database: Database, body: str) -> None:
+    """Have *body* run where partitions are to be made; `staging.really_ensure_partitions` makes them."""
+    with database.connect() as connection:
+        connection.execute("alter function staging.ensure_partitions(date[]) rename to really_ensure_partitions")
+        connection.execute("create sequence staging.tries")
+        connection.execute(
+            "create function staging.ensure_partitions(dates date[]) returns void language plpgsql security definer as "
+            f"$$ begin {body} end $$".encode()
+        )
+        connection.execute("grant execute on function staging.ensure_partitions(date[]) to loader")
+
+
+@pytest.mark.parametrize("failure", ["raise sqlstate '53100'", "perform pg_terminate_backend(pg_backend_pid())"])
+def test_a_failure_that_passes_while_a_partition_is_made_is_waited_for(
+    database: Database, settings: LoaderSettings, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    # a sequence, for it counts on when the transaction is rolled back
+    replace_ensure_partitions(
+        database, f"if nextval('staging.tries') <= 5 then {failure}; end if; perform staging.really_ensure_partitions(dates);"
+    )
+    waits: list[int] = []
+
+    def no_wait(failures: int) -> float:
+        waits.append(failures)
+        return 0
+
+    monkeypatch.setattr(landing, "backoff_seconds", no_wait)
+    troubles: list[str] = []
+
+    async def work() -> int:
+        opened = Landing(settings, troubles.append, gives_up=True)
+        try:
+            return await opened.land([message("a")])
+        finally:
+            await opened.close()
+
+    assert asyncio.run(work()) == 1
+    assert waits == [1, 2, 3, 4, 5]
+    assert len(troubles) == 5
+
+
+def test_no_right_to_make_partitions_is_a_refusal(database: Database, settings: LoaderSettings) -> None:
+    with database.connect() as connection:
+        connection.execute("revoke execute on function staging.ensure_partitions(date[]) from loader")
+    with pytest.raises(LoaderError, match="run python -m loader migrate") as caught:
+        land(settings, [message("a")])
+    assert caught.value.exit_code == os.EX_NOPERM
+
+
+def test_an_error_while_a_partition_is_made_is_told_in_one_line(database: Database, settings: LoaderSettings) -> None:
+    replace_ensure_partitions(database, "raise sqlstate '42P07' using message = 'it is there';")
+    with pytest.raises(LoaderError, match=r"^PostgreSQL cannot land a batch: SQLSTATE 42P07: it is there$"):
+        land(settings, [message("a")])
+
+
+def test_a_day_that_is_refused_although_its_partition_was_made_calls_for_a_migration(database: Database, settings: LoaderSettings) -> None:
+    replace_ensure_partitions(database, "null;")
+    with pytest.raises(LoaderError, match="takes no row of this day; run python -m loader migrate") as caught:
+        land(settings, [message("a")])
+    assert caught.value.exit_code == os.EX_CONFIG
+
+
 def test_rows_are_copied_in_binary_so_that_no_error_quotes_one() -> None:
     assert "format binary" in landing.COPY

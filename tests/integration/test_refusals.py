@@ -58,6 +58,9 @@ def test_a_missing_password_is_named(environment: Environment) -> None:
         ("LOADER_RECEIVERS", "0"),
         ("LOADER_BATCH_SECONDS", "-1"),
         ("LOADER_MAX_HELD_MESSAGES", "9"),
+        ("LOADER_GRACE_SECONDS", "5"),
+        ("PGPORT", "many"),
+        ("PGPORT", "70000"),
         ("LOADER_HTTP_PORT", "70000"),
         ("SQS_QUEUE_URL", "login-queue"),
     ],
@@ -72,7 +75,7 @@ def test_a_missing_region_is_named(environment: Environment) -> None:
     del environment["AWS_DEFAULT_REGION"]
     code, line = refuse(environment | {"AWS_CONFIG_FILE": "/nonexistent"})
     assert code == os.EX_CONFIG
-    assert line.startswith("AWS_REGION is not set")
+    assert line.startswith("AWS_DEFAULT_REGION is not set")
 
 
 def test_the_other_spelling_of_the_region_will_do(environment: Environment) -> None:
@@ -92,7 +95,7 @@ def test_missing_credentials_are_named(environment: Environment) -> None:
 def test_a_queue_that_is_not_there(environment: Environment) -> None:
     code, line = refuse(environment | {"SQS_QUEUE_URL": environment["SQS_QUEUE_URL"] + "-not"})
     assert code == os.EX_UNAVAILABLE
-    assert "-not does not exist; check SQS_QUEUE_URL" in line
+    assert "-not does not exist; check SQS_QUEUE_URL and AWS_DEFAULT_REGION" in line
 
 
 def test_an_sqs_that_does_not_answer(environment: Environment) -> None:
@@ -160,10 +163,23 @@ def test_a_refused_password(environment: Environment, queue: Queue, command: str
     assert queue.depth() == 1
 
 
-def test_a_database_that_is_not_there(environment: Environment) -> None:
-    code, line = refuse(environment | {"PGDATABASE": "nowhere"})
-    assert code == os.EX_NOPERM
+@pytest.mark.parametrize("command", ["drain", "migrate"])
+def test_a_database_that_is_not_there(environment: Environment, command: str) -> None:
+    code, line = refuse(environment | {"PGDATABASE": "nowhere"}, command)
+    assert code == os.EX_CONFIG
     assert 'database "nowhere" does not exist' in line
+    assert "PGDATABASE" in line
+
+
+def test_migrate_names_a_wrong_port(no_servers: Environment) -> None:
+    code, line = refuse(no_servers | {"PGPORT": "many"}, "migrate")
+    assert code == os.EX_CONFIG
+    assert line.startswith("PGPORT is 'many': ")
+
+
+def test_there_may_be_a_port_for_each_host(environment: Environment) -> None:
+    hosts = {"PGHOST": "127.0.0.1,127.0.0.1", "PGPORT": f"{free_port()},{environment['PGPORT']}"}
+    assert run(["python", "-m", "loader", "drain"], environment | hosts).returncode == 0
 
 
 def test_a_database_without_its_tables(environment: Environment, empty_database: Database, queue: Queue) -> None:

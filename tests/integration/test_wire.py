@@ -259,9 +259,17 @@ def test_expired_credentials_are_fetched_again() -> None:
         assert call(caller, "GetQueueAttributes") == {"Attributes": {}}
 
 
-def test_credentials_that_cannot_be_fetched_are_tried_again_later() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        botocore.exceptions.CredentialRetrievalError(provider="a role", error_msg="no route"),
+        botocore.exceptions.ClientError({"Error": {"Code": "InternalFailure", "Message": "no route"}}, "AssumeRoleWithWebIdentity"),
+    ],
+    ids=["not reached", "refused"],
+)
+def test_credentials_that_cannot_be_fetched_are_tried_again_later(error: Exception) -> None:
     def fail() -> ReadOnlyCredentials:
-        raise botocore.exceptions.CredentialRetrievalError(provider="a role", error_msg="no route")
+        raise error
 
     credentials = SimpleNamespace(get_frozen_credentials=fail)
     session = SimpleNamespace(get_credentials=lambda: credentials)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def poisoned(
         bodies = {f"poison {what}"[:100]: body for what, (body, _) in poison.CORPUS.items()}
         good = {f"neighbour-{number}": poison.login(user_id=f"n{number}") for number in range(NEIGHBOURS)}
         everything = list((bodies | generated | good).items())
-        everything.sort(key=lambda message: hash(message[0]) % 997)  # good and bad ones mixed
+        everything.sort(key=lambda message: zlib.crc32(message[0].encode()))  # good and bad ones mixed
         warehouse.land(dict(everything))
         # many are rejected, and some have fields that no policy names: that is what they are for
         unlike_life = ["assert_few_messages_are_rejected", "assert_every_field_has_a_masking_policy"]

@@ -32,6 +32,12 @@ def test_a_stranger_with_the_same_pid_is_not_taken_for_it(sleeper: psutil.Proces
     assert sleeper.is_running()
 
 
+def test_a_process_in_the_instant_of_its_exec_is_found(sleeper: psutil.Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [[], [], SLEEP]  # as the kernel shows it meanwhile
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: shown.pop(0))
+    assert processes.find(tmp_path / "record") == sleeper
+
+
 @pytest.mark.parametrize("content", ["", "{}", "no json"])
 def test_a_broken_record_finds_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / "record").write_text(content)

@@ -1,0 +1,28 @@
+"""The sandbox's PostgreSQL, without starting it."""
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sandbox import postgres
+from sandbox.postgres import Postgres
+
+
+@pytest.mark.parametrize("major_version", [15, 16])
+def test_a_server_without_locales_of_its_own_takes_the_c_librarys(major_version: int) -> None:
+    assert postgres.locale_options(major_version) == ["--locale=C.UTF-8"]
+
+
+@pytest.mark.parametrize("major_version", [17, 18])
+def test_a_server_with_locales_of_its_own_uses_them(major_version: int) -> None:
+    assert "--locale-provider=builtin" in postgres.locale_options(major_version)
+
+
+@pytest.mark.parametrize("content", ["", "\n", f"{os.getpid()}\n"])
+def test_a_pid_file_that_is_being_written_is_not_ready(tmp_path: Path, content: str) -> None:
+    server = Postgres(tmp_path, 1, "postgres", "unused")
+    server.data.mkdir()
+    (server.data / "postmaster.pid").write_text(content)
+    assert not postgres._is_ready(server, psutil.Process())  # noqa: SLF001  # what `start` waits by
