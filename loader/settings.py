@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings
 
-from loader.errors import wrong_setting
+from loader.errors import refused, wrong_setting
 
 Kind = TypeVar("Kind", bound=BaseSettings)
 
@@ -98,9 +98,13 @@ def read(kind: type[Kind]) -> Kind:
     """Read *kind* from the environment and, below it, from `.env` in the working directory.
 
     Raises:
-        LoaderError: a variable is missing or wrong; the message names it, and shows no secret.
+        LoaderError: a variable is missing or wrong; the message names it, and shows no secret. Or `.env` cannot be read.
     """
-    load_dotenv(".env")
+    try:
+        load_dotenv(".env")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise refused(f".env cannot be read: {reason}; give this user the right to, or remove it") from None
     # An empty variable is what compose files and shells make of an unset one.
     for name in [name for name in kind.model_fields if os.environ.get(name.upper()) == ""]:
         del os.environ[name.upper()]

@@ -1,5 +1,7 @@
 """The command line: `python -m recovery --help`."""
 
+import codecs
+import contextlib
 import json
 import os
 import sys
@@ -48,7 +50,11 @@ def main() -> None:
       77  refused
       78  a variable is missing or wrong
     """  # noqa: D301  # \b is click's mark for a paragraph to be left as it is
-    load_dotenv(".env")
+    try:
+        load_dotenv(".env")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise RecoveryError(f".env cannot be read: {reason}; give this user the right to, or remove it", os.EX_NOPERM) from None
 
 
 @main.command()
@@ -103,14 +109,26 @@ def read(reveal_id: str) -> None:
 def erase() -> None:
     """Erase the persons whose user_ids come on standard input, one per line, for good (privacy_officer).
 
-    On standard input, because other users of the machine can read a command line.
+    On standard input, because other users of the machine can read a command line. In UTF-8; white space around an id is no part of it.
     """
-    user_ids = [line.rstrip("\r\n") for line in click.get_text_stream("stdin")]
+    user_ids = _read_user_ids(click.get_binary_stream("stdin").read())
+    unmatched = 0
     with connect("privacy_officer") as connection:
-        for user_id in filter(None, user_ids):
-            raw, logins, rejections = call(connection, "select * from recovery.erase(%s)", (user_id,))[0]
-            click.echo(f"erased: {raw} raw messages, {logins} logins, {rejections} rejections")
+        try:
+            for number, user_id in user_ids.items():
+                counts = call(connection, "select * from recovery.erase(%s)", (user_id,))[0]
+                raw, logins, rejections = counts
+                click.echo(f"erased: {raw} raw messages, {logins} logins, {rejections} rejections")
+                if not any(counts):
+                    unmatched += 1
+                    click.echo(f"line {number} matched nothing; ids must be exactly as sent", err=True)
+        except RecoveryError:
+            with contextlib.suppress(RecoveryError):  # the first one says what to do
+                _scrub(connection)
+            raise
         _scrub(connection)
+    if unmatched:
+        raise click.exceptions.Exit(os.EX_DATAERR)
 
 
 @main.command()
@@ -192,6 +210,25 @@ def verify_audit(anchor: str | None) -> None:
     if broken is not None:
         raise RecoveryError(f"entry {broken} of the audit is missing or was changed; {entries} entries are there", 1)
     click.echo(f"{entries} entries hold{' and reach the anchor' if anchor else ''}")
+
+
+def _read_user_ids(given: bytes) -> dict[int, str]:
+    """The user ids in *given*, by the number of their line; blank lines are none.
+
+    Raises:
+        RecoveryError: a line is no text; its number is said, and nothing of what it holds.
+    """
+    user_ids = {}
+    for number, line in enumerate(given.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        try:
+            user_id = line.decode().strip()
+        except UnicodeDecodeError:
+            raise RecoveryError(f"line {number} is not UTF-8; save the list as UTF-8 text; nothing was erased", os.EX_DATAERR) from None
+        if "\0" in user_id:
+            raise RecoveryError(f"line {number} holds a NUL; save the list as UTF-8 text; nothing was erased", os.EX_DATAERR)
+        if user_id:
+            user_ids[number] = user_id
+    return user_ids
 
 
 def _scrub(connection: psycopg.Connection[Any]) -> None:

@@ -43,7 +43,7 @@ def connect(role: str) -> psycopg.Connection[Any]:
             autocommit=True,
             connect_timeout=CONNECT_SECONDS,
             application_name="user-logins recovery",
-            options=f"-c lock_timeout={LOCK_TIMEOUT_MILLISECONDS}",
+            options=f"-c lock_timeout={LOCK_TIMEOUT_MILLISECONDS} -c default_transaction_isolation=read\\ committed",
         )
     except psycopg.OperationalError as error:
         found = str(error).strip().splitlines()[0].removeprefix("connection failed: ")

@@ -1,5 +1,5 @@
 -- One row per relation from which something was deleted whose bytes must not stay: DELETE leaves them in the file,
--- recovery.scrub_next() writes the file anew.
+-- recovery.scrub() writes the file anew.
 create table recovery.scrubs (
     relation regclass primary key,
     -- the deleting transaction, the latest of them; bytes stay while a transaction is open that may still see the row

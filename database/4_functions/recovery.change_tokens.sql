@@ -10,6 +10,12 @@ declare
     statement text;
     changed bigint := 0;
 begin
+    -- a trigger on dbt's table runs as this function's owner and may have had it run as its caller
+    if current_user operator(pg_catalog.!=) 'marts_keeper' then
+        raise exception 'change_tokens() runs as %, not as marts_keeper: somebody altered it', current_user
+            using errcode = 'insufficient_privilege', hint = 'look for triggers on marts, and run python -m loader migrate';
+    end if;
+
     select format(
         'with changes as ('
         ' select logins.message_id, %s from marts.user_logins as logins %s where %s'

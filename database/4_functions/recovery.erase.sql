@@ -10,6 +10,7 @@ as $$
 declare
     message_ids text[];
 begin
+    perform recovery.refuse_old_snapshot();
     if length(btrim(user_id)) > 0 is not true then
         raise exception 'no user_id is given' using errcode = 'invalid_parameter_value';
     end if;

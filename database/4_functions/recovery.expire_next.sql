@@ -14,6 +14,7 @@ declare
     dropped_messages bigint;
     unjudged boolean;
 begin
+    perform recovery.refuse_old_snapshot();
     for partition in
         select
             pg_class.oid::regclass as relation,

@@ -6,10 +6,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     taken_before constant xid8 := (
-        -- where a model has never run, nothing is taken
+        -- where a model has never run on this server, nothing is taken
         select case when count(*) = 2 then min(watermarks.taken_before::text::numeric)::text::xid8 else '0'::xid8 end
         from staging.watermarks
         where watermarks.consumer in ('user_logins', 'rejected_logins')
+            -- another server's transaction ids mean nothing here
+            and watermarks.system_identifier = (select control.system_identifier from pg_control_system() as control)
     );
     unjudged boolean;
 begin

@@ -9,6 +9,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     event constant jsonb := recovery.event(body);
+    hex_of_id constant text := encode(convert_to(user_id, 'UTF8'), 'hex');
+    -- the bytes of digits, letters, _ and -
+    hex_of_word constant text := '3[0-9]|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9a]|2d';
 begin
     if jsonb_typeof(event -> 'user_id') in ('string', 'number') then
         return event ->> 'user_id' = user_id;
@@ -16,7 +19,9 @@ begin
 
     -- what text cannot hold was landed as the hex digits of its bytes
     if body ~ '^\\x([0-9a-f]{2})*$' then
-        return strpos(body, encode(convert_to(user_id, 'UTF8'), 'hex')) > 0;
+        return strpos(body, hex_of_id) > 0
+            -- in whole bytes, two digits each
+            and body ~ format('^\\x(([0-9a-f]{2})*(?!%1$s)[0-9a-f]{2})?%2$s(?!%1$s)', hex_of_word, hex_of_id);
     end if;
 
     return coalesce(event::text, body)

@@ -5,6 +5,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- at once, for two who have read and both want to write would wait for each other
+    execute format('lock table %s in access exclusive mode', relation);
     -- VACUUM FULL would do the same and cannot run in a function; the index keeps the rows in the order in which they landed
     execute format('create index scrub_order on %s (landed_xid)', relation);
     execute format('cluster %s using scrub_order', relation);

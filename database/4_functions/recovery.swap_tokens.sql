@@ -13,6 +13,7 @@ declare
     unexplained bigint;
     versions jsonb;
 begin
+    perform recovery.refuse_old_snapshot();
     lock table staging.watermarks in share row exclusive mode;
     -- what dbt has taken since the last batch
     while recovery.map_tokens(50000) > 0 loop

@@ -10,6 +10,12 @@ as $$
 declare
     statement text;
 begin
+    -- a trigger on dbt's table runs as this function's owner and may have had it run as its caller
+    if current_user operator(pg_catalog.!=) 'marts_keeper' then
+        raise exception 'unchanged_messages() runs as %, not as marts_keeper: somebody altered it', current_user
+            using errcode = 'insufficient_privilege', hint = 'look for triggers on marts, and run python -m loader migrate';
+    end if;
+
     select format(
         'select logins.message_id, logins.sent_at from marts.user_logins as logins %s where %s',
         string_agg(format('left join recovery.rotated_tokens as %1$I on logins.%2$I = %1$I.new_token', 'pair_of_' || attname, attname), ' '),

@@ -2,12 +2,13 @@
 
 import os
 import uuid
+from pathlib import Path
 
 import pytest
 
 from sandbox.processes import free_port
 from tests.recovery.conftest import Masked
-from tests.support import run
+from tests.support import ROOT, run
 
 NOBODY = str(uuid.UUID(int=0))
 
@@ -38,3 +39,16 @@ def test_a_refusal_is_one_line_and_an_exit_code(
     assert done.stderr.count("\n") == 1
     assert "192.0.2.1" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", [["recovery", "audit-head"], ["loader", "migrate"], ["loader", "drain"]], ids=" ".join)
+@pytest.mark.parametrize("content", [b"PGUSER=\xff\n", None], ids=["in another encoding", "a broken disk"])
+def test_an_env_file_that_cannot_be_read_is_one_line(tmp_path: Path, command: list[str], content: bytes | None) -> None:
+    if content is None:
+        (tmp_path / ".env").symlink_to("/proc/self/mem")  # there, and every read of it fails, for root too
+    else:
+        (tmp_path / ".env").write_bytes(content)
+    done = run(["python", "-m", *command], {"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+    assert done.returncode == os.EX_NOPERM
+    assert done.stderr.startswith(".env cannot be read: ")
+    assert done.stderr.count("\n") == 1

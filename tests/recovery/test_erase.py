@@ -1,11 +1,17 @@
 """Erasing a person: all of theirs goes, stays away, and nobody else's."""
 
 import json
+import os
+import re
+import subprocess
+import sys
+import threading
 
 import pytest
 from psycopg import errors
 
-from tests.recovery.conftest import Masked, Message, login
+from tests.recovery.conftest import Masked, Message, login, wait_until
+from tests.support import ROOT
 
 HIS = (
     "erased", "erased, long ago", "erased, rejected", "erased, cut off", "erased, in an array", "erased, in bytes", "erased, in a sentence"
@@ -15,6 +21,12 @@ OTHERS = ("neighbour", "neighbour, cut off", "neighbour, in a sentence")
 
 def erase(masked: Masked, user_id: str = "u-erased") -> str:
     return masked.recovery("erase", stdin=f"{user_id}\n")
+
+
+def run_erase(masked: Masked, user_ids: bytes) -> "subprocess.CompletedProcess[bytes]":
+    """Run the command on a list of bytes, to whatever end."""
+    command = [sys.executable, "-m", "recovery", "erase"]
+    return subprocess.run(command, env=masked.environment, cwd=ROOT, input=user_ids, capture_output=True, timeout=120, check=False)
 
 
 def present(masked: Masked, relation: str, messages: list[Message]) -> set[str]:
@@ -99,8 +111,109 @@ def test_the_record_holds_counts_and_nothing_of_the_person(masked: Masked) -> No
 
 def test_erasing_twice_is_harmless(masked: Masked) -> None:
     erase(masked)
-    assert erase(masked) == "erased: 0 raw messages, 0 logins, 0 rejections\n"
+    again = run_erase(masked, b"u-erased\n")
+    assert again.stdout == b"erased: 0 raw messages, 0 logins, 0 rejections\n"
     assert masked.value("select count(*) from recovery.tombstones") == 1
+
+
+def test_a_list_from_another_system_is_read_as_it_is_meant(masked: Masked) -> None:
+    done = run_erase(masked, b"\xef\xbb\xbf\r\nu-old\r\n \tu-erased \r\n\r\nu-old-shared")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines() == [
+        b"erased: 1 raw messages, 1 logins, 0 rejections",
+        b"erased: 7 raw messages, 2 logins, 5 rejections",
+        b"erased: 1 raw messages, 1 logins, 0 rejections",
+    ]
+
+
+@pytest.mark.parametrize("line", [b"u-\xff", b"u-\0", "u-old".encode("utf-16")], ids=["Latin-1", "NUL", "UTF-16"])
+def test_a_list_that_is_no_text_erases_nobody(masked_for_module: Masked, line: bytes) -> None:
+    done = run_erase(masked_for_module, b"u-old\n" + line + b"\n")
+    assert (done.returncode, done.stdout) == (os.EX_DATAERR, b"")
+    assert re.fullmatch(rb"line 2 (is not UTF-8|holds a NUL); save the list as UTF-8 text; nothing was erased\n", done.stderr)
+    assert masked_for_module.rows("select from recovery.tombstones") == []
+
+
+def test_an_id_that_matches_nothing_is_said_by_its_line_and_the_others_are_erased(masked: Masked) -> None:
+    done = run_erase(masked, b"u-old\nU-ERASED\nu-erased\n")
+    assert done.returncode == os.EX_DATAERR
+    assert done.stderr == b"line 2 matched nothing; ids must be exactly as sent\n"
+    assert done.stdout.splitlines()[2] == b"erased: 7 raw messages, 2 logins, 5 rejections"
+    assert masked.rows("select from recovery.scrubs") == []
+
+
+def test_what_was_erased_before_a_failure_is_scrubbed(masked: Masked) -> None:
+    with masked.connect() as admin:
+        admin.execute(
+            "create function recovery.refuse_second() returns trigger language plpgsql as $$ begin "
+            "if exists (select from recovery.tombstones) then raise exception 'no'; end if; return new; end $$"
+        )
+        admin.execute(
+            "create trigger refuse_second before insert on recovery.tombstones for each row execute function recovery.refuse_second()"
+        )
+    done = run_erase(masked, b"u-erased\nu-old\n")
+    # control: it did fail, after the first
+    assert (done.returncode, len(done.stdout.splitlines())) == (os.EX_SOFTWARE, 1)
+    assert masked.value("select count(*) from recovery.tombstones") == 1
+    assert masked.rows("select from recovery.scrubs") == []
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize("act", ["recovery.erase('u-old')", "recovery.swap_tokens()", "recovery.expire_next()"])
+def test_an_act_under_a_snapshot_that_may_be_older_than_its_locks_is_refused(masked_for_module: Masked, act: str, level: str) -> None:
+    with masked_for_module.connect("privacy_officer", autocommit=False) as officer:
+        officer.execute(f"set transaction isolation level {level}".encode())
+        with pytest.raises(errors.ActiveSqlTransaction, match=f"read committed transactions alone; this one is {level}"):
+            officer.execute(f"select {act}".encode())
+
+
+def test_the_command_works_where_the_database_has_another_isolation_level(masked: Masked) -> None:
+    with masked.connect() as admin:
+        admin.execute(f"alter database {masked.database.name} set default_transaction_isolation = 'repeatable read'".encode())
+    assert erase(masked) == "erased: 7 raw messages, 2 logins, 5 rejections\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b'{"user_id": "u-1", "ip": "\0"}', True),
+        (b"u-1", True),
+        (b"\0u-1\0", True),
+        (b'{"user_id": "u-12", "ip": "\0"}', False),
+        (b'{"user_id": "zu-1", "ip": "\0"}', False),
+        (b'{"user_id": "u-1_b", "ip": "\0"}', False),
+        (b"\0u-12 u-1\0", True),
+        # the id's digits, half a byte off
+        (bytes.fromhex("0" + b"u-1".hex() + "0"), False),
+    ],
+)
+def test_a_message_in_hex_is_the_persons_when_the_id_is_a_word_of_it(masked_for_module: Masked, body: bytes, named: bool) -> None:  # noqa: FBT001  # a parameter of a test
+    with masked_for_module.connect() as admin:
+        assert admin.execute("select recovery.names_user(%s, 'u-1')", ("\\x" + body.hex(),)).fetchone() == (named,)
+
+
+@pytest.mark.parametrize("relation", ["marts.user_logins", "newest partition"])
+def test_scrubbing_and_a_reader_who_goes_on_to_write_do_not_wait_for_each_other(masked: Masked, relation: str) -> None:
+    if relation == "newest partition":
+        relation = masked.value("select max(inhrelid::regclass::text) from pg_inherits where inhparent = 'staging.raw_logins'::regclass")
+    oid = masked.value(f"select '{relation}'::regclass::oid")
+    with masked.connect() as admin, masked.connect("privacy_officer") as officer, masked.connect(autocommit=False) as writer:
+        admin.execute("insert into recovery.scrubs (relation) values (%s::regclass)", (relation,))
+        writer.execute(f"select count(*) from {relation}".encode())
+        scrubbed: list[object] = []
+
+        def scrub() -> None:
+            scrubbed.append(officer.execute("select recovery.scrub(%s::oid)", (oid,)).fetchone())
+
+        scrubbing = threading.Thread(target=scrub)
+        scrubbing.start()
+        wait_until(masked, "select from pg_locks where not granted and mode = 'AccessExclusiveLock'")
+        # at once: what the reader waited for would be waiting for it
+        writer.execute("set local lock_timeout = '50ms'")
+        writer.execute(f"delete from {relation} where false".encode())
+        writer.rollback()
+        scrubbing.join()
+    assert len(scrubbed) == 1
 
 
 def test_a_blank_user_id_erases_nothing(masked: Masked) -> None:

@@ -64,6 +64,12 @@ def test_a_day_stays_until_both_models_have_taken_it(masked: Masked, consumer: s
     assert masked.recovery("expire") == "0 days expired\n"
 
 
+def test_what_dbt_took_on_another_server_is_not_taken_here(masked: Masked) -> None:
+    with masked.connect() as admin:
+        admin.execute("update staging.watermarks set system_identifier = system_identifier + 1 where consumer = 'user_logins'")
+    assert masked.recovery("expire") == "0 days expired\n"
+
+
 def test_retention_is_a_setting_of_fourteen_days_at_least(masked: Masked) -> None:
     assert masked.recovery("retention") == "30\n"
     with masked.connect("privacy_officer") as officer, pytest.raises(errors.InvalidParameterValue, match="at least 14 days"):
