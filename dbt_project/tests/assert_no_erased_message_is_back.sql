@@ -31,7 +31,11 @@ present as (
 
     from {{ source('staging', 'raw_logins') }}
 
-    where landed_xid < (select taken_before from {{ source('staging', 'watermarks') }} where consumer = 'user_logins')
+    where
+        landed_xid < (
+            select watermarks.taken_before from {{ source('staging', 'watermarks') }} as watermarks
+            where watermarks.consumer = 'user_logins'
+        )
 
 ),
 

@@ -10,15 +10,15 @@ raw_logins as (
 parsed as (
 
     select
-        message_id,
-        sent_at,
-        landed_at,
-        landed_xid,
-        octet_length(body) as body_bytes,
+        raw_logins.message_id,
+        raw_logins.sent_at,
+        raw_logins.landed_at,
+        raw_logins.landed_xid,
+        octet_length(raw_logins.body) as body_bytes,
         -- size first: deep nesting raises through pg_input_is_valid() too
         case
-            when octet_length(body) <= {{ var('max_body_bytes') }} and pg_input_is_valid(body, 'jsonb')
-                then body::jsonb
+            when octet_length(raw_logins.body) <= {{ var('max_body_bytes') }} and pg_input_is_valid(raw_logins.body, 'jsonb')
+                then raw_logins.body::jsonb
         end as login_event
 
     from raw_logins
