@@ -1,6 +1,6 @@
 """One run of the loader through a fault: a queue, a database, networks between them, and the count at the end.
 
-FAULTS=full: 20,000 messages, 20 seeds for each kill, every control. Otherwise, for every `make test`: 2,000 messages, one seed, one control
+FAULTS=full: 20,000 messages, 20 seeds for each kill, every control. Otherwise: 2,000 messages, one seed, one control
 for each file.
 """
 

@@ -20,7 +20,7 @@ def test_a_server_with_locales_of_its_own_uses_them(major_version: int) -> None:
     assert "--locale-provider=builtin" in postgres.locale_options(major_version)
 
 
-@pytest.mark.parametrize("content", ["", "\n", f"{os.getpid()}\n"])
+@pytest.mark.parametrize("content", ["", "\n", f"{os.getpid()}\n"], ids=["nothing", "a line", "its pid"])
 def test_a_pid_file_that_is_being_written_is_not_ready(tmp_path: Path, content: str) -> None:
     server = Postgres(tmp_path, 1, "postgres", "unused")
     server.data.mkdir()
