@@ -3,29 +3,71 @@
 `FAULTS=full` tries ten seeds, and keeps the late writer open for 30 seconds.
 """
 
+import contextlib
 import os
 import random
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.context import ForkServerProcess
 
+import psutil
 import pytest
 
 from sandbox.processes import wait_until
 from tests.judging.conftest import RUN_TIMEOUT_SECONDS, Warehouse
+from tests.judging.stages import STAGES, WAIT_SECONDS, comes_to, gate, transactions, waits
 from tests.judging.test_judging_again import GOOD
 
 FULL = os.environ.get("FAULTS") == "full"
 SEEDS = range(10 if FULL else 2)
+VICTIMS = ["the first", "nobody", "the second"]
+CASES = [
+    pytest.param(name, seed, VICTIMS[seed % 3], id=f"{name}, seed {seed}, {VICTIMS[seed % 3]} killed") for name in STAGES for seed in SEEDS
+]
 OPEN_SECONDS = 30 if FULL else 0
 LATER_COMMITS = 1000
 MESSAGES = 500
-WAIT_SECONDS = 60
 
 # A mark on the newest id seen, as many pipelines have it.
 CONTROL = """
     insert into control
     select message_id, landed_xid from staging.raw_logins
     where landed_xid > coalesce((select landed_xid from control order by landed_xid desc limit 1), '0')
+"""
+
+
+# Two mistakes in staging's functions, for controls. The first moves the mark, in a sequence, whether or not the run's transaction
+# commits; in the second each run goes by what it sees, and waits for nobody.
+WATERMARK_OUTSIDE = """
+    create sequence staging.mark_of_user_logins minvalue 0;
+    create sequence staging.mark_of_rejected_logins minvalue 0;
+    grant all on all sequences in schema staging to transformer;
+    create or replace function staging.open_window(consumer text, upstream text default null) returns void language plpgsql as $$
+    declare
+        mark constant regclass := 'staging.mark_of_' || consumer;
+    begin
+        perform set_config('staging.window_from', coalesce(pg_sequence_last_value(mark), 0)::text, true);
+        perform set_config('staging.window_before', pg_snapshot_xmin(pg_current_snapshot())::text, true);
+        perform setval(mark, pg_snapshot_xmin(pg_current_snapshot())::text::bigint);
+    end $$;
+    create or replace function staging.landed_from() returns xid8 language sql stable
+    return current_setting('staging.window_from')::xid8;
+    create or replace function staging.landed_before() returns xid8 language sql stable
+    return current_setting('staging.window_before')::xid8;
+    create or replace function staging.close_window() returns void language sql begin atomic end;
+"""
+WINDOW_UNLOCKED = """
+    alter table marts.user_logins drop constraint user_logins_pkey;
+    alter table marts.rejected_logins drop constraint rejected_logins_pkey;
+    create or replace function staging.open_window(consumer text, upstream text default null) returns void language sql
+    begin atomic select set_config('staging.consumer', consumer, true); end;
+    create or replace function staging.landed_before() returns xid8 language sql stable
+    return pg_snapshot_xmin(pg_current_snapshot());
+    create or replace function staging.close_window() returns void language sql begin atomic
+        update staging.watermarks set taken_before = pg_snapshot_xmin(pg_current_snapshot())
+        where consumer = current_setting('staging.consumer');
+    end;
 """
 
 
@@ -63,39 +105,24 @@ def test_a_writer_that_commits_late_loses_nothing_and_a_mark_on_the_newest_id_do
         assert len(taken_by_control) == LATER_COMMITS + 1
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_two_runs_at_once_one_of_them_killed_leave_each_message_once(warehouse: Warehouse, seed: int) -> None:
-    """First runs, so they race to make the tables as well; one is killed while it waits in the middle of a model."""
-    chance = random.Random(seed)  # noqa: S311  # the same moments in every run
-    messages = {f"m{number}": GOOD if chance.random() < 0.9 else "oops" for number in range(MESSAGES)}
-    warehouse.land(messages)
-    # the model at which the killed one stands: both wait for its watermark, or for the row that it is about to write
-    table = chance.choice(["user_logins", "rejected_logins"])
-    at = chance.choice(["its watermark", "a row"])
-    database = warehouse.database
-    with database.connect(autocommit=False) as blocker:
-        if at == "its watermark":
-            blocker.execute(
-                "insert into staging.watermarks (consumer, system_identifier) select %s, system_identifier from pg_control_system()",
-                [table],
-            )
-        else:
-            warehouse.dbt("run")  # makes the tables; what follows is new
-            more = {f"more{number}": GOOD if chance.random() < 0.9 else "oops" for number in range(MESSAGES)}
-            warehouse.land(more)
-            messages |= more
-            blocker.execute(f"lock table marts.{table} in exclusive mode")
-        runs = [warehouse.start("run"), warehouse.start("run")]
-        assert wait_until(lambda: _waiting(warehouse) >= 1, WAIT_SECONDS)
-        killed = chance.choice(runs)
-        assert killed.pid is not None
-        os.kill(killed.pid, signal.SIGKILL)
-        killed.join(RUN_TIMEOUT_SECONDS)
-        assert killed.exitcode == -signal.SIGKILL, "the fault must have happened"
-        assert sorted(warehouse.outcomes()) != sorted(messages), "it was killed in the middle"
-    survivor = next(run for run in runs if run is not killed)
-    survivor.join(RUN_TIMEOUT_SECONDS)
-    assert survivor.exitcode == 0, [path.read_text() for path in warehouse.outputs()]
+@pytest.mark.parametrize(("name", "seed", "victim"), CASES)
+def test_two_runs_at_once_leave_each_message_once_whichever_is_killed_and_wherever(
+    warehouse: Warehouse, name: str, seed: int, victim: str
+) -> None:
+    """The first is stopped at a moment of its transaction and the second comes after it; then one, or none, is killed."""
+    chance = random.Random(seed)  # noqa: S311  # the same messages in every run
+    with gate(warehouse, STAGES[name]):
+        messages = land(warehouse, chance)
+        first = warehouse.start("run")
+        comes_to(warehouse, first, STAGES[name])
+        second = warehouse.start("run")
+        assert waits(warehouse, second), "the second must have come while the first was in the middle"
+        runs = {"the first": first, "the second": second}
+        if victim in runs:
+            kill(runs.pop(victim))
+    for run in runs.values():
+        run.join(RUN_TIMEOUT_SECONDS)
+        assert run.exitcode == 0, [path.read_text() for path in warehouse.outputs()]
 
     warehouse.dbt("run")
 
@@ -103,16 +130,90 @@ def test_two_runs_at_once_one_of_them_killed_leave_each_message_once(warehouse: 
     assert list(warehouse.rejected()) == sorted(message_id for message_id, body in messages.items() if body == "oops")
 
 
-def test_two_first_runs_at_once_both_succeed(warehouse: Warehouse) -> None:
-    warehouse.land({f"m{number}": GOOD for number in range(MESSAGES)} | {"bad": "oops"})
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_run_killed_at_any_moment_leaves_each_message_once(warehouse: Warehouse, seed: int) -> None:
+    """It is stopped again and again; the first time that it stands in a transaction after some such times, it is killed."""
+    chance = random.Random(seed)  # noqa: S311  # the same choice in every run
+    messages: dict[str, str] = {}
+    moments = chance.randint(0, 20)
+    killed = None
+    while killed is None:
+        messages |= land(warehouse, chance, f"of-{len(messages)}-")
+        killed = killed_in_a_transaction(warehouse, moments, chance)
+        moments = moments // 2
+    print(f"seed {seed}: killed in {killed}")
 
-    runs = [warehouse.start("run") for _ in range(2)]
+    warehouse.dbt("run")
+
+    assert list(warehouse.outcomes()) == sorted(messages)
+    assert list(warehouse.rejected()) == sorted(message_id for message_id, body in messages.items() if body == "oops")
+
+
+def test_a_watermark_outside_the_transaction_loses_what_a_killed_run_had_taken(warehouse: Warehouse) -> None:
+    """The control of the two above."""
+    stage = STAGES["writing user_logins"]
+    with gate(warehouse, stage):
+        replace_functions(warehouse, WATERMARK_OUTSIDE)
+        land(warehouse, random.Random(0))  # noqa: S311  # the same messages in every run
+        run = warehouse.start("run")
+        comes_to(warehouse, run, stage)
+        kill(run)
+
+    warehouse.dbt("run")
+
+    assert warehouse.masked() == []
+
+
+def test_two_runs_that_do_not_wait_for_one_another_double_rows(warehouse: Warehouse) -> None:
+    """The control of the same: without the lock on the watermark, and without the key that would refuse the second."""
+    stage = STAGES["writing user_logins"]
+    with gate(warehouse, stage):
+        replace_functions(warehouse, WINDOW_UNLOCKED)
+        land(warehouse, random.Random(0))  # noqa: S311  # the same messages in every run
+        runs = [warehouse.start("run"), warehouse.start("run")]
+        for run in runs:
+            comes_to(warehouse, run, stage)
     for run in runs:
         run.join(RUN_TIMEOUT_SECONDS)
 
-    assert [run.exitcode for run in runs] == [0, 0], [path.read_text() for path in warehouse.outputs()]
-    assert len(warehouse.masked()) == MESSAGES
-    assert list(warehouse.rejected()) == ["bad"]
+    assert len(warehouse.masked()) == 2 * len(set(warehouse.masked())) > 0
+
+
+def test_a_run_that_waited_takes_what_landed_while_it_waited(warehouse: Warehouse) -> None:
+    """So that its window begins where the other's ended: opened before the wait, it would end before that."""
+    warehouse.database.rows("select staging.open_window('user_logins')", "transformer")  # the row to wait for
+    with warehouse.database.connect("transformer", autocommit=False) as first:
+        first.execute("select staging.open_window('user_logins')")
+        with warehouse.database.connect("transformer", autocommit=False) as second, ThreadPoolExecutor(1) as thread:
+            opened = thread.submit(second.execute, b"select staging.open_window('user_logins')")
+            assert wait_until(lambda: _waiting(warehouse) == 1, WAIT_SECONDS)
+            warehouse.land({"landed": GOOD})
+            first.execute("select staging.close_window()")
+            first.commit()
+            opened.result()
+            taken = second.execute(
+                "select landed_xid >= staging.landed_from() and landed_xid < staging.landed_before() from staging.raw_logins"
+            ).fetchall()
+
+    assert taken == [(True,)]
+
+
+def test_what_lands_while_user_logins_is_written_is_left_to_the_next_run(warehouse: Warehouse) -> None:
+    """rejected_logins goes by the window of user_logins: by one of its own it would reject what that has not seen."""
+    stage = STAGES["committing user_logins"]
+    with gate(warehouse, stage):
+        messages = land(warehouse, random.Random(0))  # noqa: S311  # the same messages in every run
+        run = warehouse.start("run")
+        comes_to(warehouse, run, stage)
+        warehouse.land({"in between": GOOD})
+    run.join(RUN_TIMEOUT_SECONDS)
+    assert run.exitcode == 0
+    assert list(warehouse.outcomes()) == sorted(messages)
+
+    warehouse.dbt("run")
+
+    assert "in between" in warehouse.masked()
+    assert list(warehouse.outcomes()) == sorted([*messages, "in between"])
 
 
 def test_judging_again_while_runs_go_on_moves_each_message_once(warehouse: Warehouse) -> None:
@@ -129,6 +230,56 @@ def test_judging_again_while_runs_go_on_moves_each_message_once(warehouse: Wareh
 
     assert len(warehouse.masked()) == MESSAGES
     assert warehouse.rejected() == {}
+
+
+def land(warehouse: Warehouse, chance: random.Random, prefix: str = "") -> dict[str, str]:
+    """Land some 500 logins and 50 bodies that are none, in an order of chance; return them by message id."""
+    messages = {f"{prefix}good-{number}": GOOD for number in range(MESSAGES)}
+    messages |= {f"{prefix}bad-{number}": "oops" for number in range(MESSAGES // 10)}
+    shuffled = list(messages.items())
+    chance.shuffle(shuffled)
+    warehouse.land(dict(shuffled))
+    return messages
+
+
+def kill(run: ForkServerProcess) -> None:
+    """End *run* as it stands, with SIGKILL."""
+    assert run.pid is not None
+    os.kill(run.pid, signal.SIGKILL)
+    run.join(RUN_TIMEOUT_SECONDS)
+    assert run.exitcode == -signal.SIGKILL, "the fault must have happened"
+
+
+def killed_in_a_transaction(warehouse: Warehouse, moments: int, chance: random.Random) -> list[str] | None:
+    """Start a run and stop it every now and then; let it go on *moments* times when it is in a transaction, kill it the next time.
+
+    Returns the statements of its open transactions, or None when the run ended before.
+    """
+    run = warehouse.start("run")
+    assert run.pid is not None
+    process = psutil.Process(run.pid)
+    seen = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while run.is_alive():
+            run.join(chance.uniform(0, 0.05))
+            process.suspend()
+            assert wait_until(lambda: process.status() == psutil.STATUS_STOPPED, WAIT_SECONDS)
+            # stopped, it cannot commit: what is in a transaction now stays in it
+            statements = transactions(warehouse, run)
+            seen += bool(statements)
+            if seen > moments:
+                kill(run)
+                return statements
+            process.resume()
+    run.join()
+    assert run.exitcode == 0
+    return None
+
+
+def replace_functions(warehouse: Warehouse, statements: str) -> None:
+    """Change the database's own functions, as *statements* say."""
+    with warehouse.database.connect() as connection:
+        connection.execute(statements.encode())
 
 
 def _waiting(warehouse: Warehouse) -> int:
