@@ -1,6 +1,6 @@
 -- No transaction that is still open keeps messages from being taken for longer than var('held_back_minutes').
 -- Shows the oldest open transaction: its process, or the name of a transaction that was prepared and forgotten.
-{{ config(severity='warn') }}
+{{ config(severity='warn', tags=['after_each_run']) }}
 
 with
 

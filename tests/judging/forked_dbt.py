@@ -32,7 +32,6 @@ def _invoke(words: list[str], environ: dict[str, str], directory: Path) -> None:
 
     from tests.judging.parsed_project import FOLDERS, MANIFEST  # noqa: PLC0415  # the same
 
-    command, *options = words
     paths = ["--target-path", str(directory / "target"), "--log-path", str(directory / "logs"), "--no-use-colors"]
-    result = dbtRunner(manifest=MANIFEST).invoke([command, *FOLDERS, *paths, *options])
+    result = dbtRunner(manifest=MANIFEST).invoke([*words, *FOLDERS, *paths])
     sys.exit(0 if result.success else 2 if result.exception else 1)

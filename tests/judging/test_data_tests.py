@@ -11,14 +11,14 @@ from tests.judging.test_judging_again import GOOD, LOGIN
 FAULTS = {
     "a message lost": (
         "delete from marts.user_logins where message_id = 'm1'",
-        {"assert_every_message_is_masked_or_rejected"},
+        {"assert_every_message_is_masked_or_rejected", "assert_every_message_of_the_last_day_is_masked_or_rejected"},
     ),
     "a message in both tables": (
         (
             "insert into marts.rejected_logins select message_id, '{ip_missing}', sent_at, sent_at, landed_xid from marts.user_logins "
             "where message_id = 'm1'"
         ),
-        {"assert_every_message_is_masked_or_rejected"},
+        {"assert_every_message_is_masked_or_rejected", "assert_every_message_of_the_last_day_is_masked_or_rejected"},
     ),
     "two tokens of one address": (
         "update marts.user_logins set masked_ip = 'v1:00000000000000000000000000000000' where message_id = 'm1'",
@@ -121,3 +121,82 @@ def statuses(warehouse: Warehouse) -> dict[str, str]:
 def failed(warehouse: Warehouse) -> set[str]:
     """The data tests that failed."""
     return {name for name, status in statuses(warehouse).items() if status in ("fail", "error")}
+
+
+HISTORY = """
+    select staging.ensure_partitions(array[(now() at time zone 'UTC')::date - 10]);
+    insert into staging.raw_logins (message_id, sent_at, body, landed_xid)
+    select 'old' || number, now() - interval '10 days', '{{}}', '3' from generate_series({first}, {last}) as number;
+    insert into marts.rejected_logins
+    select 'old' || number, '{{ip_missing}}', sent_at, landed_at, '3'
+    from marts.rejected_logins, generate_series({first}, {last}, 10) as number where message_id = 'bad';
+    insert into marts.user_logins (user_id, device_type, masked_ip, masked_device_id, app_version, create_date, ip_is_valid, message_id,
+        sent_at, landed_xid)
+    select user_id, device_type, masked_ip, masked_device_id, app_version, create_date - 10, ip_is_valid, 'old' || number, sent_at, '3'
+    from marts.user_logins, generate_series({first}, {last}) as number where message_id = 'm1' and number % 10 <> 1;
+    analyze
+"""
+
+
+def test_the_tests_after_each_run_read_as_much_whatever_the_history(filled: Warehouse) -> None:
+    daily = "assert_every_message_is_masked_or_rejected"
+    filled.dbt("compile", "--selector", "after_each_run")
+    compiled = {path.stem: path.read_text() for path in filled.outputs()[-1].parent.glob("target/compiled/**/assert_*.sql")}
+    filled.dbt("compile", "--select", daily)
+    compiled[daily] = next(filled.outputs()[-1].parent.glob(f"target/compiled/**/{daily}.sql")).read_text()
+    assert len(compiled) == 4
+
+    with filled.database.connect() as connection:
+        connection.execute(HISTORY.format(first=1, last=2_000).encode())
+        before = {name: blocks_read(filled, query) for name, query in compiled.items()}
+        connection.execute(HISTORY.format(first=2_001, last=40_000).encode())
+        after = {name: blocks_read(filled, query) for name, query in compiled.items()}
+
+    grown = {name for name in compiled if after[name] > 2 * before[name]}
+    assert grown == {daily}, (before, after)
+
+
+def test_a_run_reads_as_much_whatever_the_history(filled: Warehouse) -> None:
+    models = ("user_logins", "rejected_logins")
+    filled.dbt("compile", "--select", *models)
+    compiled = {model: next(filled.outputs()[-1].parent.glob(f"target/compiled/**/{model}.sql")).read_text() for model in models}
+    filled.land({f"new{number}": GOOD for number in range(10)})
+    read: list[dict[str, int]] = []
+    for first, last in ((1, 20_000), (20_001, 100_000)):
+        with filled.database.connect() as connection:
+            connection.execute(HISTORY.format(first=first, last=last).encode())
+        read.append({model: blocks_read(filled, query, window_of=model) for model, query in compiled.items()})
+
+    assert all(0 < read[1][model] < 2 * read[0][model] for model in models), read
+
+
+def test_every_data_test_is_in_one_schedule(warehouse: Warehouse) -> None:
+    every, often, daily = (
+        set(warehouse.dbt("--quiet", "ls", "--resource-type", "test", "--output", "name", *selection).splitlines())
+        for selection in ([], ["--selector", "after_each_run"], ["--selector", "once_a_day"])
+    )
+
+    assert often
+    assert often | daily == every
+    assert often & daily == set()
+
+
+def test_old_messages_make_the_source_stale(warehouse: Warehouse) -> None:
+    warehouse.land({"m1": GOOD})
+    for hours, status, code in ((0, "pass", 0), (25, "warn", 0), (73, "error", 1)):
+        with warehouse.database.connect() as connection:
+            connection.execute("update staging.raw_logins set landed_at = now() - make_interval(hours => %s)", [hours])
+        warehouse.dbt("source", "freshness", code=code)
+        results = json.loads((warehouse.outputs()[-1].parent / "target" / "sources.json").read_text())["results"]
+        # those alone that say when they were loaded
+        assert [(result["unique_id"], result["status"]) for result in results] == [("source.user_logins.staging.raw_logins", status)]
+
+
+def blocks_read(warehouse: Warehouse, query: str, window_of: str | None = None) -> int:
+    """How many blocks *query* reads, from memory or not, where a window is open for the model *window_of*."""
+    with warehouse.database.connect("transformer", autocommit=False) as connection:
+        connection.execute("select staging.open_window(%s)", [window_of or "none"])
+        (plans,) = connection.execute(f"explain (analyze, buffers, format json) {query}".encode()).fetchone() or ([],)
+        connection.rollback()
+    plan = plans[0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
