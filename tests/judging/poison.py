@@ -1,5 +1,7 @@
 """Bodies made to break the judgement, each with what must become of it, and a second opinion in Python for generated ones."""
 
+import ipaddress
+import itertools
 import json
 from decimal import Decimal
 from typing import Any
@@ -187,6 +189,39 @@ CORPUS: dict[str, tuple[str, list[str]]] = {
 }
 
 
+# Of what generated bodies are made.
+FRAGMENTS = [
+    "'; drop table staging.raw_logins; --",
+    "{{ env_var('PGPASSWORD') }}",
+    "{% raw %}",
+    "\\x41",
+    "%(ip)s",
+    "\u0456p",
+    "\ud800",
+    "a\0b",
+    "\ufeff",
+]
+ODD_ADDRESSES = [
+    "{address}:443",
+    "{address}/24",
+    "0{address}",
+    "{address}%eth0",
+    "::ffff:{address}",
+    "::FFFF:{address}",
+    "::ffff:0{address}",
+    " {address}\n",
+    "{address}.",
+    "{address}, {address}",
+    "[2001:db8::1]",
+    "fe80::1%eth0",
+    "2001:db8::{address}",
+    "{wide}",
+]
+FULL_WIDTH = {ord(str(digit)): chr(0xFF10 + digit) for digit in range(10)}
+NESTS = ["[]", "[}", ('{"ip":', "}")]
+HUGE = ["[" * 100_000, '{"ip":' * 20_000, "[" * 4_000 + "]" * 4_000, "9" * MAX_BODY_BYTES, '"' + "x" * (1 << 17)]
+
+
 def judge(body: str) -> list[str]:
     """What SQL must say of *body*: the reasons, or none for a login. Written anew, to disagree with the models where they are wrong."""
     stored = storable(body)
@@ -200,6 +235,16 @@ def judge(body: str) -> list[str]:
     if not isinstance(event, dict):
         return NOT_AN_OBJECT
     return [reason for name, limit in LIMITS.items() if (reason := _broken_rule(event, name, limit))]
+
+
+def is_address(body: str) -> bool:
+    """Whether *body*, a login's, has one whole address as its ip: no port, no zone, no network, no leading zeros."""
+    ip = json.loads(body)["ip"].strip(" \t\r\n")
+    try:
+        ipaddress.ip_address(ip)
+    except ValueError:
+        return False
+    return "%" not in ip
 
 
 def _broken_rule(event: dict[str, Any], name: str, limit: int) -> str | None:
@@ -239,15 +284,17 @@ def _refuse(constant: str) -> Any:
 def generated(count: int, seed_number: int) -> list[str]:
     """*count* different bodies, the same for the same seed."""
     found: dict[str, None] = {}
+    for round_number in itertools.count(seed_number):
+        if len(found) >= count:
+            break
 
-    @seed(seed_number)
-    @settings(max_examples=count // 10, phases=[Phase.generate], database=None, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(_bodies(), min_size=20, max_size=20))
-    def collect(bodies: list[str]) -> None:
-        if len(found) < count:
+        @seed(round_number)
+        @settings(max_examples=100, phases=[Phase.generate], database=None, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(st.lists(_bodies(), min_size=10, max_size=10))
+        def collect(bodies: list[str]) -> None:
             found.update(dict.fromkeys(bodies))
 
-    collect()
+        collect()
     return list(found)[:count]
 
 
@@ -269,16 +316,42 @@ def _bodies() -> st.SearchStrategy[str]:
         "app_version": version,
     }
     boundary = {name: st.integers(limit - 1, limit + 1).map(lambda size: "x" * size) for name, limit in LIMITS.items()}
-    logins = st.fixed_dictionaries(good)
+    odd_ip = st.builds(
+        lambda form, address: form.format(address=address, wide=address.translate(FULL_WIDTH)),
+        st.sampled_from(ODD_ADDRESSES),
+        st.ip_addresses(v=4, network="203.0.113.0/24").map(str),
+    )
+    logins = st.fixed_dictionaries(good) | st.fixed_dictionaries(good | {"ip": odd_ip})
     nearly = st.builds(
         lambda base, changes, dropped: {key: value for key, value in (base | changes).items() if key != dropped},
         logins,
-        st.fixed_dictionaries({}, optional={name: anything | boundary[name] | st.text(alphabet=BLANKS, max_size=3) for name in LIMITS}),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                name: anything | boundary[name] | st.text(alphabet=BLANKS, max_size=3) | st.sampled_from(FRAGMENTS) for name in LIMITS
+            },
+        ),
         st.sampled_from([*LIMITS, "none", "none", "none"]),
     )
     texts = st.builds(
         lambda event, ascii_only: json.dumps(event, ensure_ascii=ascii_only), logins | nearly | nearly | anything, st.booleans()
     )
+    # a key twice, the last one counts; nesting within the size that is read; sizes around what is read
+    repeated = st.builds(
+        lambda event, name, value: json.dumps(event)[:-1] + f", {json.dumps(name)}: {json.dumps(value)}}}",
+        logins,
+        st.sampled_from(list(LIMITS)),
+        anything,
+    )
+    nested = st.builds(
+        lambda opened, closed, piece: piece[0] * opened + piece[1] * closed, *(2 * [st.integers(0, 200)]), st.sampled_from(NESTS)
+    )
+    padded = st.builds(
+        lambda text, size: text + " " * (size - len(text.encode(errors="surrogatepass"))),
+        texts,
+        st.integers(MAX_BODY_BYTES - 3, MAX_BODY_BYTES + 3),
+    )
+    huge = st.integers(0, len(HUGE) - 1).map(HUGE.__getitem__)
     mutated = st.builds(
         lambda text, at, piece, cut: text[: at % (len(text) + 1)] + piece + text[at % (len(text) + 1) + cut :],
         texts,
@@ -286,4 +359,4 @@ def _bodies() -> st.SearchStrategy[str]:
         st.sampled_from(["", '"', "\\", "{", "}", "[", ",", "\\u0000", "\\ud83d", "\0", "\n", "NaN", "1e999999", "\u00e9", "\ufeff"]),
         st.integers(0, 3),
     )
-    return texts | texts | mutated | st.text(max_size=60)
+    return texts | texts | mutated | repeated | nested | padded | huge | st.text(max_size=60)

@@ -115,6 +115,15 @@ def test_generated_bodies_end_as_a_second_judge_says(poisoned: Warehouse, genera
     assert sum(message_id in masked for message_id in generated) > GENERATED / 10
 
 
+def test_generated_addresses_are_valid_where_a_second_judge_says_so(poisoned: Warehouse, generated: dict[str, str]) -> None:
+    said = dict(poisoned.database.rows("select message_id, ip_is_valid from marts.user_logins where message_id like 'generated-%'"))
+
+    wrong = {generated[message_id]: valid for message_id, valid in said.items() if valid != poison.is_address(generated[message_id])}
+
+    assert wrong == {}
+    assert {True, False} == set(said.values())
+
+
 def test_good_neighbours_are_masked(poisoned: Warehouse) -> None:
     assert sum(message_id.startswith("neighbour-") for message_id in poisoned.masked()) == NEIGHBOURS
 
