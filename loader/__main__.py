@@ -17,7 +17,7 @@ from loader import settings as environment
 from loader.errors import LoaderError, refused, unavailable, wrong_setting
 from loader.landing import Landing, is_no_database
 from loader.metrics import Tally, TallyCollector, serve
-from loader.migrate import MigrationError, migrate
+from loader.migrate import TABLES, MigrationError, migrate
 from loader.pipeline import Pipeline
 from loader.report import make_report
 from loader.settings import LoaderSettings, MigrateSettings
@@ -71,7 +71,8 @@ def migrate_command() -> None:
             raise refused(f"{settings.user} may not do this ({error.diag.message_primary}); set ADMIN_USER to an administrator") from None
         except psycopg.OperationalError as error:
             raise _explain_admin(error) from None
-    click.echo(f"{len(applied)} files applied" if applied else "nothing to apply")
+    tables = sum(name.startswith(TABLES) for name in applied)
+    click.echo(f"database/ applied: {len(applied)} files{f', {tables} of them new tables' if tables else '; the tables are as they were'}")
 
 
 @cli.command()

@@ -20,16 +20,27 @@ from psycopg import sql
 from rich.console import Console
 
 from sandbox import emulator, login_queue, postgres
+from sandbox.dbt_results import failed_tests
 from sandbox.emulator import Emulator
 from sandbox.errors import SandboxError, refusal
 from sandbox.postgres import Postgres
 from sandbox.query import connect, print_query, wide_console
 from sandbox.seed import LINES_NAMED
 from sandbox.seed import seed as send_lines
-from sandbox.settings import SANDBOX_PROFILE, STATE, Settings, complete_env_file, load_env_file, read_settings, required, write_dbt_profile
+from sandbox.settings import (
+    DBT_ARTEFACTS,
+    SANDBOX_PROFILE,
+    STATE,
+    Settings,
+    complete_env_file,
+    keep_addresses,
+    load_env_file,
+    read_settings,
+    write_dbt_profile,
+)
 
 LOGIN_ROLES = ("LOADER", "TRANSFORMER", "ANALYST", "PII_REQUESTER", "PII_APPROVER", "PRIVACY_OFFICER")
-DBT_LEFTOVERS = (Path("dbt_project/target"), Path("dbt_project/logs"))
+DBT_LEFTOVERS = (DBT_ARTEFACTS, Path("dbt_project/logs"))
 
 
 class OneLineErrors(click.Group):
@@ -58,7 +69,7 @@ def main() -> None:
 def up() -> None:
     """Start what does not run yet, apply database/, create the queue; harmless when all is there."""
     with _locked():
-        written = complete_env_file()
+        written = complete_env_file(os.environ)
         if written:
             click.echo(f".env: wrote {', '.join(written)}")
         load_env_file()
@@ -75,6 +86,9 @@ def up() -> None:
         url = emulator.create_queue(queues, settings.queue_name)
         click.echo(f"queue {url}, dead letters after {emulator.MAX_RECEIVE_COUNT} receives")
         write_dbt_profile(os.environ)
+        written = keep_addresses(os.environ)
+        if written:
+            click.echo(f".env: wrote {', '.join(written)}, as in this shell")
 
 
 @main.command()
@@ -102,7 +116,7 @@ def seed(file: Path | None) -> None:
 
     Only \n parts lines; empty lines are skipped. Sending twice makes new messages.
     """
-    url = required(os.environ, "SQS_QUEUE_URL")
+    url = login_queue.url(os.environ)
     seeded = send_lines(file, url, Console())
     skipped = f", {seeded.empty} empty lines skipped" if seeded.empty else ""
     click.echo(f"sent {seeded.sent} messages from {file or 'the sample'}{skipped}")
@@ -124,7 +138,7 @@ def query(sql_text: str) -> None:
 
 @main.command()
 def show() -> None:
-    """Print what an analyst sees, and how many messages went where."""
+    """Print what an analyst sees, and how many messages went where; end with 1 if the last `dbt test` failed, and say on what."""
     console = wide_console()
     with connect("analyst", "ANALYST_PASSWORD", os.environ) as analyst:
         for title, text in ANALYST_SEES.items():
@@ -132,11 +146,14 @@ def show() -> None:
     with connect("transformer", "TRANSFORMER_PASSWORD", os.environ) as transformer:
         print_query(transformer, COUNTS, console, "Every message, as the pipeline counts them")
         print_query(transformer, REASONS, console, "Why messages were rejected")
-    url = required(os.environ, "SQS_QUEUE_URL")
+    url = login_queue.url(os.environ)
     console.print(
         f"queue: {login_queue.depth(url)} messages, dead-letter queue: {login_queue.depth(url + login_queue.DEAD_LETTER_SUFFIX)} messages",
         highlight=False,
     )
+    failed = failed_tests(DBT_ARTEFACTS)
+    if failed:
+        raise SandboxError(f"dbt test failed: {'; '.join(failed)}; the tables above show what there is", exit_code=1)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -1,6 +1,7 @@
 """The login queue as the environment names it: the emulator's, or any other."""
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import boto3
@@ -8,11 +9,20 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sandbox.errors import SandboxError
+from sandbox.settings import required
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 DEAD_LETTER_SUFFIX = "-dlq"
+
+
+def url(environ: Mapping[str, str]) -> str:
+    """SQS_QUEUE_URL; SandboxError, in the loader's words, when it is missing or no URL."""
+    found = required(environ, "SQS_QUEUE_URL")
+    if not found.startswith(("http://", "https://")):
+        raise SandboxError(f"SQS_QUEUE_URL is {found!r}: string should match pattern '^https?://'; see .env.example", os.EX_CONFIG)
+    return found
 
 
 def client() -> "SQSClient":
@@ -21,18 +31,18 @@ def client() -> "SQSClient":
     return boto3.client("sqs", region_name=os.environ.get("AWS_REGION"), config=timeouts)
 
 
-def depth(url: str) -> int:
-    """How many messages the queue at *url* holds, those in flight and delayed ones included. SQS says so roughly, the emulator exactly."""
+def depth(queue_url: str) -> int:
+    """How many messages the queue holds, those in flight and delayed ones included. SQS says so roughly, the emulator exactly."""
     try:
-        attributes = client().get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        attributes = client().get_queue_attributes(QueueUrl=queue_url, AttributeNames=["All"])["Attributes"]
     except (BotoCoreError, ClientError, ValueError) as error:
-        raise unreachable(url, error) from error
+        raise unreachable(queue_url, error) from error
     return sum(int(value) for name, value in attributes.items() if name.startswith("ApproximateNumberOfMessages"))
 
 
-def unreachable(url: str, error: Exception) -> SandboxError:
-    """What to tell when the queue at *url* cannot be used."""
+def unreachable(queue_url: str, error: Exception) -> SandboxError:
+    """What to tell when the queue at *queue_url* cannot be used."""
     if isinstance(error, ClientError):
         code = error.response.get("Error", {}).get("Code", "an error")
-        return SandboxError(f"SQS refused {url}: {code}; make up creates the queue, or correct SQS_QUEUE_URL")
+        return SandboxError(f"SQS refused {queue_url}: {code}; make up creates the queue, or correct SQS_QUEUE_URL")
     return SandboxError(f"{' '.join(str(error).split())}; run make up, or correct AWS_ENDPOINT_URL and SQS_QUEUE_URL")

@@ -4,10 +4,11 @@ import os
 import sys
 from collections.abc import Generator, Mapping
 from itertools import islice
-from typing import Any, cast
+from typing import cast
 
 import psycopg
 from psycopg import errors
+from psycopg.types.string import TextLoader
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -41,7 +42,7 @@ def connect(role: str, password_variable: str, environ: Mapping[str, str]) -> ps
 
 
 def print_query(connection: psycopg.Connection, query: str, console: Console, title: str | None = None) -> None:
-    """Run *query*, one statement, and print its rows, the first 1,000 at most; null is shown as ∅.
+    """Run *query*, one statement, and print its rows, the first 1,000 at most, each value as PostgreSQL writes it; null is empty.
 
     Where a terminal is too narrow, long values are cut with … under a *title*, and folded without one.
 
@@ -49,7 +50,10 @@ def print_query(connection: psycopg.Connection, query: str, console: Console, ti
     """
     try:
         with connection.cursor() as cursor:
-            rows = cast("Generator[tuple[Any, ...]]", cursor.stream(query.encode()))
+            for known in connection.adapters.types:
+                for oid in filter(None, (known.oid, known.array_oid)):
+                    cursor.adapters.register_loader(oid, TextLoader)
+            rows = cast("Generator[tuple[str | None, ...]]", cursor.stream(query.encode()))
             shown = list(islice(rows, MAX_ROWS))
             more = next(rows, None) is not None
             columns = [column.name for column in cursor.description or []]
@@ -83,8 +87,6 @@ def _explain(error: psycopg.Error) -> tuple[str, int]:
     return f"{message}; correct the SQL", os.EX_DATAERR
 
 
-def _cell(value: object) -> Text:
-    if value is None:
-        return Text("∅", style="dim")
+def _cell(value: str | None) -> Text:
     # what an event sends must not steer the terminal
-    return Text("".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(value)))
+    return Text("".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in value or ""))

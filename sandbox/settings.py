@@ -19,6 +19,8 @@ ENV_EXAMPLE = Path(".env.example")
 STATE = Path(".sandbox")
 PROFILE = Path("dbt_project/profiles/profiles.yml")
 SANDBOX_PROFILE = Path("dbt_project/profiles.yml")
+DBT_ARTEFACTS = Path("dbt_project/target")
+ADDRESSES = ("PGHOST", "PGPORT", "PGDATABASE", "AWS_ENDPOINT_URL", "SQS_QUEUE_URL")
 OURS = (HOST, "localhost")
 HIGHEST_PORT = 65535
 
@@ -46,10 +48,10 @@ def load_env_file() -> None:
         raise _unreadable(ENV_FILE, error) from error
 
 
-def complete_env_file() -> list[str]:
+def complete_env_file(environ: Mapping[str, str]) -> list[str]:
     """Make `.env` (mode 0600) from `.env.example`, or fill in what it lacks, and return the names written.
 
-    An empty password gets a random value, any other variable the example's. No value that is set is changed.
+    What is missing gets the value of *environ*, else the example's, else, for a password, a random one. No value that is set is changed.
     """
     try:
         if not ENV_FILE.exists():
@@ -60,11 +62,25 @@ def complete_env_file() -> list[str]:
         present = dotenv_values(ENV_FILE, interpolate=False)
         missing = [name for name in defaults if not present.get(name)]
         for name in missing:
-            value = defaults[name] or secrets.token_urlsafe(24)
+            value = environ.get(name) or defaults[name] or secrets.token_urlsafe(24)
             set_key(ENV_FILE, name, value, quote_mode="never")
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(ENV_FILE, error) from error
     return missing
+
+
+def keep_addresses(environ: Mapping[str, str]) -> list[str]:
+    """Let `.env` say the addresses of *environ*, which are those in use, and return the names written: the next shell must find them."""
+    written = []
+    try:
+        for name in ADDRESSES:
+            # read anew each time, for one value may be made of another
+            if dotenv_values(ENV_FILE).get(name) != environ[name]:
+                set_key(ENV_FILE, name, environ[name], quote_mode="never")
+                written.append(name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(ENV_FILE, error) from error
+    return written
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:

@@ -13,6 +13,7 @@ MIGRATE = ["python", "-m", "loader", "migrate"]
 SEED = ["python", "-m", "sandbox", "seed"]
 QUERY = ["python", "-m", "sandbox", "query", "select 1"]
 WRONG = "a-wrong-password"
+NO_URL = "SQS_QUEUE_URL is 'foo': string should match pattern '^https?://'; see .env.example"
 BODY = '{"ip": "192.0.2.1", "device_id": "000-00-0001"}'
 
 
@@ -20,6 +21,8 @@ BODY = '{"ip": "192.0.2.1", "device_id": "000-00-0001"}'
     ("command", "change", "exit_code", "words"),
     [
         (DRAIN, {"SQS_QUEUE_URL": ""}, os.EX_CONFIG, ["SQS_QUEUE_URL is not set"]),
+        (DRAIN, {"SQS_QUEUE_URL": "foo"}, os.EX_CONFIG, [NO_URL]),
+        (SEED, {"SQS_QUEUE_URL": "foo"}, os.EX_CONFIG, [NO_URL]),
         (DRAIN, {"PGHOST": ""}, os.EX_CONFIG, ["PGHOST is not set"]),
         (MIGRATE, {"PGHOST": ""}, os.EX_CONFIG, ["PGHOST is not set"]),
         (SEED, {"SQS_QUEUE_URL": ""}, os.EX_CONFIG, ["SQS_QUEUE_URL is not set"]),

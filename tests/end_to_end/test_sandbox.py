@@ -79,6 +79,16 @@ def test_up_twice_changes_nothing(up: Clone) -> None:
     assert (running(up, "postgres"), running(up, "emulator"), (up.path / ".env").read_text()) == before
 
 
+def test_env_says_the_ports_that_up_was_given_so_that_the_next_shell_finds_them(up: Clone) -> None:
+    port, endpoint = str(processes.free_port()), f"http://127.0.0.1:{processes.free_port()}"
+    given = up.make("up", PGPORT=port, AWS_ENDPOINT_URL=endpoint)
+    assert given.returncode == 0, given.stderr
+    assert ".env: wrote PGPORT, AWS_ENDPOINT_URL, as in this shell" in given.stdout
+    assert (up.settings["PGPORT"], up.settings["AWS_ENDPOINT_URL"]) == (port, endpoint)
+    assert up.make("query", "SQL=select 1").returncode == 0
+    assert up.queue.depth() == 0
+
+
 def test_two_ups_at_once_start_one_of_each(clone: Clone) -> None:
     assert clone.make("down").returncode == 0
     command = [sys.executable, "-m", "sandbox", "up"]

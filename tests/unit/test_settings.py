@@ -10,7 +10,7 @@ from dotenv import dotenv_values
 
 from loader.settings import LoaderSettings, MigrateSettings
 from sandbox.errors import SandboxError
-from sandbox.settings import complete_env_file, load_env_file, read_settings, write_dbt_profile
+from sandbox.settings import complete_env_file, keep_addresses, load_env_file, read_settings, write_dbt_profile
 from tests.support import ROOT
 
 SANDBOX = {
@@ -54,7 +54,7 @@ def test_the_example_says_the_loaders_defaults() -> None:
 
 
 def test_the_first_env_file_is_private_and_has_random_passwords(folder: Path) -> None:
-    written = complete_env_file()
+    written = complete_env_file(os.environ)
     assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
     passwords = {name: value for name, value in dotenv_values(".env").items() if name.endswith("_PASSWORD")}
     assert set(written) == set(passwords)
@@ -64,7 +64,7 @@ def test_the_first_env_file_is_private_and_has_random_passwords(folder: Path) ->
 
 def test_values_of_ones_own_stay_and_what_is_missing_is_filled_in(folder: Path) -> None:
     (folder / ".env").write_text("PGPORT=6000\nANALYST_PASSWORD='it is $mine'\nLOADER_PASSWORD=\n# a remark\n")
-    complete_env_file()
+    complete_env_file(os.environ)
     values = dotenv_values(".env")
     assert values["PGPORT"] == "6000"
     assert values["ANALYST_PASSWORD"] == "it is $mine"
@@ -72,14 +72,35 @@ def test_values_of_ones_own_stay_and_what_is_missing_is_filled_in(folder: Path) 
     assert values["PGDATABASE"] == "user_logins"
     assert "# a remark" in (folder / ".env").read_text()
     before = (folder / ".env").read_text()
-    assert complete_env_file() == []
+    assert complete_env_file(os.environ) == []
     assert (folder / ".env").read_text() == before
+
+
+def test_a_password_of_the_environment_is_the_one_that_is_written(folder: Path) -> None:
+    complete_env_file({"ANALYST_PASSWORD": "made-up"})
+    assert dotenv_values(folder / ".env")["ANALYST_PASSWORD"] == "made-up"
+
+
+def test_the_env_file_says_the_addresses_in_use_and_keeps_what_follows_from_them(folder: Path) -> None:
+    complete_env_file({})
+    used = SANDBOX | {
+        "PGPORT": "6000",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:5000",
+        "SQS_QUEUE_URL": "http://127.0.0.1:5000/000000000000/login-queue",
+    }
+    assert keep_addresses(used) == ["PGPORT", "AWS_ENDPOINT_URL"]
+    values = dotenv_values(folder / ".env")
+    assert {name: values[name] for name in ("PGPORT", "AWS_ENDPOINT_URL", "SQS_QUEUE_URL")} == {
+        name: used[name] for name in ("PGPORT", "AWS_ENDPOINT_URL", "SQS_QUEUE_URL")
+    }
+    assert "SQS_QUEUE_URL=${AWS_ENDPOINT_URL}/" in (folder / ".env").read_text()
+    assert keep_addresses(used) == []
 
 
 def test_the_environment_wins_over_the_env_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / ".env").write_text("PGDATABASE=from_the_file\n")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:5000")
-    complete_env_file()
+    complete_env_file(os.environ)
     load_env_file()
     assert os.environ["PGDATABASE"] == "from_the_file"
     assert os.environ["SQS_QUEUE_URL"] == "http://127.0.0.1:5000/000000000000/login-queue"

@@ -1,0 +1,14 @@
+"""What the last `dbt test` found."""
+
+import json
+from pathlib import Path
+
+
+def failed_tests(artefacts: Path) -> list[str]:
+    """The tests that failed, from the run_results.json in *artefacts*, each with the count that dbt gives."""
+    results = json.loads((artefacts / "run_results.json").read_text())["results"]
+    # an error's message is the server's, and may quote a value
+    reasons = {"fail": lambda result: result["message"], "error": lambda _: "an error, see above"}
+    return [
+        f"{result['unique_id'].split('.')[2]}: {reasons[result['status']](result)}" for result in results if result["status"] in reasons
+    ]

@@ -1,0 +1,32 @@
+"""`make demo` on events of which most are rejected: it shows what there is all the same, and says why it ends as failed."""
+
+import json
+from pathlib import Path
+
+from tests.support import Clone
+
+GOOD = {"user_id": "u1", "device_type": "ios", "ip": "192.0.2.1", "device_id": "000-00-0001", "locale": None, "app_version": "2.3.0"}
+
+
+def test_the_tables_are_shown_and_the_failed_test_is_named(clone: Clone, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    events.write_text(f"{json.dumps(GOOD)}\n{json.dumps(GOOD)}\noops\noops again\n")
+
+    made = clone.make("demo", f"FILE={events}", timeout_seconds=240)
+
+    assert made.returncode != 0
+    assert "Every message, as the pipeline counts them" in made.stdout
+    assert "{body_not_json}" in made.stdout
+    said = made.stderr.splitlines()[0]
+    assert said.startswith("dbt test failed: assert_few_messages_are_rejected: Got 50 results, configured to fail if > 20")
+
+
+def test_a_good_file_afterwards_ends_well(clone: Clone, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    events.write_text("".join(f"{json.dumps(GOOD)}\n" for _ in range(20)))
+    assert clone.make("clean").returncode == 0
+
+    made = clone.make("demo", f"FILE={events}", timeout_seconds=240)
+
+    assert made.returncode == 0, made.stderr
+    assert "dbt test failed" not in made.stderr
