@@ -14,7 +14,7 @@ from psycopg import sql
 from tests.support import ROOT, Clone, Database
 
 README = (ROOT / "README.md").read_text()
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 # What differs from run to run: tokens (the key is random), dates, durations.
 CHANGING = {r"v1:[0-9a-f]{32}": "TOKEN", r"\d{4}-\d\d-\d\d": "DATE", r"in \d+\.\d s\b": "in SOME s"}
 
@@ -42,7 +42,7 @@ def is_whole(command: str) -> bool:
 def typed(clone: Clone, command: str) -> str:
     """What *command* prints on a terminal."""
     terminal, program = pty.openpty()
-    environment = clone.environment | {"COLUMNS": "200", "TERM": "dumb"}
+    environment = clone.environment | {"COLUMNS": "200", "TERM": "xterm"}
     with subprocess.Popen(["/bin/sh", "-c", command], cwd=clone.path, env=environment, stdin=program, stdout=program, stderr=program):
         os.close(program)
         chunks = []
@@ -60,7 +60,7 @@ def typed(clone: Clone, command: str) -> str:
 
 def lasting(text: str) -> list[str]:
     """The lines of *text* without what differs from run to run."""
-    text = ESCAPES.sub("", text)
+    text = ESCAPES.sub("", text).replace("\r", "\n")  # a bar begins its line anew
     for pattern, word in CHANGING.items():
         text = re.sub(pattern, word, text)
     return [line.rstrip() for line in text.splitlines() if line.strip()]
