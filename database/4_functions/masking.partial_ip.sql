@@ -9,7 +9,7 @@ parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return coalesce(regexp_replace(masking.network_of_ip(value), '(0/24|/48)$', 'x'), 'x');
+    return coalesce(regexp_replace(masking.network_of_ip(masking.canonical_ip(value)), '(0/24|/48)$', 'x'), 'x');
 end
 $$;
 
