@@ -196,7 +196,8 @@ lines as (
     select distinct format('unseen    %s.%s: no statistics', relations.full_name, pg_attribute.attname)
     from pg_attribute
     inner join relations on pg_attribute.attrelid = relations.oid
-    where pg_attribute.attstattarget = 0
+    -- what PostgreSQL adds to each table counts as unseen before 17
+    where pg_attribute.attstattarget = 0 and pg_attribute.attnum > 0
 
     union all
 
