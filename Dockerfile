@@ -2,7 +2,7 @@
 #   python -m loader migrate | python -m loader drain | python -m loader follow | dbt run | python -m recovery expire
 # Target `sandbox` adds what a laptop and CI need (the SQS emulator, sample events, tests) and is never deployed.
 #
-# The base image stands by its tag. ci.yml prints the digest that it built on; to pin it, put it here as python:3.13-slim@sha256:…
+# The base image stands by its tag until .github/renovate.json has its digest put here; ci.yml prints the one that it built on.
 
 FROM python:3.13-slim AS build
 
@@ -58,7 +58,7 @@ FROM base AS sandbox
 
 # a new volume takes over the owner of the folder that it is mounted on
 USER 0
-RUN install --directory --owner 10001 --group 10001 /secrets/admin /secrets/loader /secrets/transformer /secrets/analyst
+RUN install --directory --owner 10001 --group 10001 /secrets/admin /secrets/loader /secrets/transformer /secrets/analyst /secrets/privacy-officer
 USER 10001:10001
 COPY --from=build-sandbox /opt/venv /opt/venv
 COPY --from=build-sandbox /app /app

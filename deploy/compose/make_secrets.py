@@ -10,10 +10,11 @@ from pathlib import Path
 
 # volume to the variables that it holds
 READERS = {
-    "admin": ("ADMIN_PASSWORD", "LOADER_PASSWORD", "TRANSFORMER_PASSWORD", "ANALYST_PASSWORD"),
+    "admin": ("ADMIN_PASSWORD", "LOADER_PASSWORD", "TRANSFORMER_PASSWORD", "ANALYST_PASSWORD", "PRIVACY_OFFICER_PASSWORD"),
     "loader": ("LOADER_PASSWORD",),
     "transformer": ("TRANSFORMER_PASSWORD",),
     "analyst": ("ANALYST_PASSWORD",),
+    "privacy-officer": ("PRIVACY_OFFICER_PASSWORD",),
 }
 
 

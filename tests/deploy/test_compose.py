@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif("IN_COMPOSE" not in os.environ, reason="runs inside the compose project: docker compose up test")
 
-LOADER = "http://follow:9464"
 PATIENCE_SECONDS = 120
-OURS = "fault-test"  # whose logins the fault test sends, beside the sample's
+OURS = "fault-test"  # whose logins the fault tests send, beside the sample's
 
 
 def connect(role: str) -> psycopg.Connection[Any]:
@@ -52,24 +52,42 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
     pytest.fail(f"after {PATIENCE_SECONDS} s: not {what}")
 
 
-def metric(name: str) -> float:
-    with urllib.request.urlopen(f"{LOADER}/metrics", timeout=5) as reply:  # noqa: S310  http, in the compose network
-        found = re.search(rf"^{name} (\S+)$", reply.read().decode(), re.MULTILINE)
-    assert found, f"the loader has no metric {name}"
-    return float(found[1])
+@dataclass(frozen=True)
+class Loader:
+    """A loader that follows a queue: the names of its service, of the one that kills it, and of the queue."""
+
+    service: str
+    killer: str
+    queue: str
+
+    @property
+    def queue_url(self) -> str:
+        return os.environ["SQS_QUEUE_URL"].rpartition("/")[0] + f"/{self.queue}"
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://{self.service}:9464/metrics", timeout=5) as reply:
+            found = re.search(rf"^{name} (\S+)$", reply.read().decode(), re.MULTILINE)
+        assert found, f"the loader has no metric {name}"
+        return float(found[1])
+
+    def is_ready(self) -> bool:
+        with urllib.request.urlopen(f"http://{self.service}:9464/ready", timeout=5) as reply:
+            return bool(reply.status == 200)
+
+    def kill(self) -> None:
+        with suppress(OSError):  # whoever would answer ends with the loader
+            urllib.request.urlopen(f"http://{self.killer}:9465", data=b"", timeout=5).close()
+
+    def has_nothing_left(self) -> bool:
+        return login_queue.depth(self.queue_url) == 0 and self.metric("loader_messages_in_flight") == 0
 
 
-def is_ready() -> bool:
-    with urllib.request.urlopen(f"{LOADER}/ready", timeout=5) as reply:  # noqa: S310  as above
-        return bool(reply.status == 200)
-
-
-def queue_is_empty() -> bool:
-    return login_queue.depth(os.environ["SQS_QUEUE_URL"]) == 0
+FOLLOW = Loader("follow", "kill-loader", "login-queue")
+CARELESS = Loader("careless", "kill-careless", "careless-queue")
 
 
 @contextmanager
-def sending() -> Iterator[list[str]]:
+def sending(queue_url: str) -> Iterator[list[str]]:
     """Send logins all the while, and tell the MessageIds of those that the queue took."""
     client: SQSClient = login_queue.client()
     sent: list[str] = []
@@ -77,14 +95,15 @@ def sending() -> Iterator[list[str]]:
 
     def send() -> None:
         number = 0
-        while not enough.is_set():
+        # 400 a second, which the emulator can serve to a slow loader too
+        while not enough.wait(0.025):
             entries = []
             for index in range(10):
                 number += 1
                 body = {"user_id": OURS, "app_version": "2.3.0", "device_type": "ios", "locale": None}
                 body |= {"ip": f"2001:db8::{number:x}", "device_id": f"{number:09d}"}
                 entries.append({"Id": str(index), "MessageBody": json.dumps(body)})
-            reply = client.send_message_batch(QueueUrl=os.environ["SQS_QUEUE_URL"], Entries=entries)  # type: ignore[arg-type]
+            reply = client.send_message_batch(QueueUrl=queue_url, Entries=entries)  # type: ignore[arg-type]
             sent.extend(entry["MessageId"] for entry in reply["Successful"])
 
     thread = threading.Thread(target=send)
@@ -94,6 +113,10 @@ def sending() -> Iterator[list[str]]:
     finally:
         enough.set()
         thread.join()
+
+
+# the loader's sessions that wait for a lock
+WAITING = "from pg_stat_activity where usename = 'loader' and wait_event_type = 'Lock'"
 
 
 def landed(sent: list[str]) -> int:
@@ -142,28 +165,47 @@ def test_an_analyst_is_refused(attempt: str) -> None:
             connection.execute(attempt.encode())
 
 
-def test_a_killed_loader_and_a_crashed_server_lose_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with sending() as sent:
+@contextmanager
+def landing_waits() -> Iterator[psycopg.Connection[Any]]:
+    """Hold the loader up in the transaction that lands: it has received these messages and has not committed them."""
+    with connect("postgres") as observer, connect("postgres") as superuser, superuser.transaction():
+        superuser.execute("lock table staging.raw_logins in exclusive mode")
+        wait_until(lambda: observer.execute(f"select pid {WAITING}".encode()).fetchone() is not None, "a landing that waits")
+        yield observer
+
+
+def kill_and_crash(loader: Loader) -> list[str]:
+    """Kill *loader* while it lands, and crash PostgreSQL while its next process does.
+
+    Returns the ids of what was sent all the while, when the loader has taken everything.
+    """
+    with sending(loader.queue_url) as sent:
         wait_until(lambda: landed(sent) >= 200, "200 landed")
 
-        first_process = metric("process_start_time_seconds")
-        wait_until(lambda: metric("loader_messages_in_flight") > 0, "messages in the loader's hands")
-        with suppress(OSError):  # whoever answers ends with the loader
-            urllib.request.urlopen("http://kill-loader:9465", data=b"", timeout=5).close()
-        wait_until(lambda: metric("process_start_time_seconds") != first_process and is_ready(), "another loader process")
-        before = len(sent)
-        wait_until(lambda: landed(sent[before:]) >= 200, "200 landed by the new process")
+        first_process = loader.metric("process_start_time_seconds")
+        with landing_waits() as observer:
+            loader.kill()
+            # the server has the statement already, and would go on with it alone
+            observer.execute(f"select pg_terminate_backend(pid, 5000) {WAITING}".encode())
+        wait_until(lambda: loader.metric("process_start_time_seconds") != first_process and loader.is_ready(), "another loader process")
+        before = landed(sent)
+        wait_until(lambda: landed(sent) >= before + 200, "200 landed by the new process")
 
         first_server = value("select pg_postmaster_start_time()")
-        with connect("postgres") as superuser, pytest.raises(psycopg.OperationalError):
+        with pytest.raises(psycopg.OperationalError), landing_waits() as observer:
             # what `pg_ctl stop -m immediate` sends: no checkpoint, as after a crash; it does not come back from this by itself
-            superuser.execute("copy (select) to program 'kill -QUIT 1; sleep 5'")
+            observer.execute("copy (select) to program 'kill -QUIT 1; sleep 5'")
         wait_until(lambda: value("select pg_postmaster_start_time()") != first_server, "PostgreSQL started again")
-        assert metric("loader_database_errors_total") > 0, "the loader noticed nothing, so the crash came at no time that matters"
-        before = len(sent)
-        wait_until(lambda: landed(sent[before:]) >= 200, "200 landed after the crash")
+        wait_until(lambda: loader.metric("loader_database_errors_total") > 0, "the loader's landing failed")
+        after_the_crash = landed(sent)
+        wait_until(lambda: landed(sent) >= after_the_crash + 200, "200 landed after the crash")
 
-    wait_until(queue_is_empty, "an empty queue")
+    wait_until(loader.has_nothing_left, "an empty queue")
+    return sent
+
+
+def test_a_killed_loader_and_a_crashed_server_lose_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    sent = kill_and_crash(FOLLOW)
     with connect("transformer") as connection:
         counts = connection.execute(
             "select count(*), count(distinct message_id) from staging.raw_logins where message_id = any(%s)", [sent]
@@ -172,6 +214,14 @@ def test_a_killed_loader_and_a_crashed_server_lose_nothing(capsys: pytest.Captur
     wait_until(
         lambda: value("select count(*) from marts.user_logins where message_id = any(%s)", sent) == len(sent), "every one of them masked"
     )
-    assert login_queue.depth(os.environ["SQS_QUEUE_URL"] + login_queue.DEAD_LETTER_SUFFIX) == 0
+    assert login_queue.depth(FOLLOW.queue_url + login_queue.DEAD_LETTER_SUFFIX) == 0
     with capsys.disabled():
         print(f"\n{len(sent)} messages sent, landed once and masked, across a killed loader and a crashed server")
+
+
+def test_control_a_loader_that_deletes_before_it_commits_loses_messages(capsys: pytest.CaptureFixture[str]) -> None:
+    sent = kill_and_crash(CARELESS)
+    lost = len(sent) - landed(sent)
+    assert lost > 0
+    with capsys.disabled():
+        print(f"\n{lost} of {len(sent)} messages lost by the careless loader, across the same")
