@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 
-const packages = { 'keda.sh': 'keda', 'external-secrets.io': 'external-secrets' }
+const packages = { 'keda.sh': 'keda', 'external-secrets.io': 'external-secrets', 'monitoring.coreos.com': 'prometheus-operator' }
 const lines = []
 let failures = 0
 
@@ -22,7 +22,7 @@ for (const resource of JSON.parse(readFileSync(0))) {
   const kind = `Kind${lines.length}`
   lines.push(`import type { I${resource.kind} as ${kind} } from '${source}'; export const of${kind}: ${kind} = ${JSON.stringify(resource)}`)
 }
-if (!lines.length) throw new Error('no resource of KEDA or External Secrets came; did kustomize render any?')
+if (!lines.length) throw new Error('no resource of KEDA, External Secrets or Prometheus came; did kustomize render any?')
 
 const file = new URL('resources.generated.ts', import.meta.url).pathname
 writeFileSync(file, lines.join('\n'))

@@ -11,13 +11,28 @@ from typing import Any
 import pytest
 import yaml
 
+from loader.metrics import Tally, TallyCollector
+from loader.settings import LoaderSettings, MigrateSettings
+from loader.sqs import Depth
 from sandbox import postgres
 from tests import support
 from tests.support import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes" / "base"
+ALERTS = ROOT / "deploy" / "kubernetes" / "components" / "alerts" / "alerts.yaml"
 TEMPLATE = ROOT / "deploy" / "aws" / "user-logins.yaml"
 make_secrets = runpy.run_path(str(ROOT / "deploy" / "compose" / "make_secrets.py"))
+
+
+RULES: list[dict[str, Any]] = yaml.safe_load(ALERTS.read_text())["spec"]["groups"][0]["rules"]
+# what kube-state-metrics (its docs/metrics/workload) and KEDA 2.15 (its page "Integrate with Prometheus") export
+OF_THE_CLUSTER = {
+    "kube_deployment_spec_replicas",
+    "kube_deployment_status_replicas_available",
+    "kube_job_failed",
+    "kube_cronjob_status_last_successful_time",
+    "keda_scaler_detail_errors_total",
+}
 
 
 class Template(yaml.SafeLoader):
@@ -77,10 +92,27 @@ def test_every_command_that_a_container_is_started_with_exists(command: tuple[st
     assert ran.returncode == 0, ran.stderr
 
 
-def test_every_alarm_has_its_paragraph_in_the_runbook() -> None:
+def test_every_alarm_has_its_section_in_the_runbook_and_every_section_its_alarm() -> None:
     alarms = set(re.findall(r"Runbook - ([a-z-]+)\.", TEMPLATE.read_text()))
     assert len(alarms) >= 5
-    assert alarms <= set(re.findall(r"^## ([a-z-]+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
+    alerts = {re.sub("(?<!^)([A-Z])", r"-\1", rule["alert"]).lower(): rule["annotations"]["runbook"] for rule in RULES}
+    assert alerts == {name: f"docs/runbook.md#{name}" for name in alerts}
+    assert alarms | alerts.keys() == set(re.findall(r"^## ([a-z-]+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
+
+
+def test_every_metric_of_an_alert_is_exported() -> None:
+    tally = Tally(depth=Depth(visible=0, in_flight=0, delayed=0))
+    exported = {sample.name for family in TallyCollector(tally).collect() for sample in family.samples}
+    named = {name for rule in RULES for name in re.findall(r"[a-z]+_[a-z_]{3,}", re.sub(r"\{.*?\}|histogram_quantile", "", rule["expr"]))}
+    assert {name for name in named if name.startswith("loader_")}
+    assert named <= exported | OF_THE_CLUSTER
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
+def test_every_alert_is_tried_out_both_ways(rule: dict[str, Any]) -> None:
+    quiet, loud = yaml.safe_load((ROOT / "deploy" / "lint" / "alerts.test.yaml").read_text())["tests"]
+    expected = [{case["alertname"]: len(case["exp_alerts"]) for case in test["alert_rule_test"]}[rule["alert"]] for test in (quiet, loud)]
+    assert expected == [0, 1]
 
 
 def test_the_alarm_of_the_rejected_share_waits_for_a_test_that_dbt_has() -> None:
@@ -98,6 +130,40 @@ def test_every_metric_that_the_docs_name_is_one_of_the_loaders() -> None:
     assert not {name for name in named if f'"{name.removesuffix("_total")}"' not in defined and name != "loader_"}
 
 
+EXAMPLE = dict(re.findall(r"^(?:# )?([A-Z][A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+# what is no setting: of a command line, of every process, of each request for a metric
+NO_SETTINGS = {"FILE", "PATH", "PATH_INFO"}
+
+
+def variables_read() -> Iterator[str]:
+    """Every environment variable that the code asks for, or that a file of the deployment sets for it to ask for."""
+    for settings in (LoaderSettings, MigrateSettings):
+        yield from (name.upper() for name in settings.model_fields)
+    for package in ("loader", "recovery", "sandbox"):
+        for path in (ROOT / package).glob("*.py"):
+            yield from re.findall(r'''environ(?:\.get\(|\[|, )"([A-Z_]+)"''', path.read_text())
+    yield from re.findall(r"env_var\('(\w+)'", (ROOT / "dbt_project" / "profiles" / "profiles.yml").read_text())
+    compose = (ROOT / "docker-compose.yml").read_text()
+    yield from re.findall(r"\$\{([A-Z_]+)", re.sub(r"\$\$.|^ *#.*", "", compose, flags=re.MULTILINE))
+    for service in yaml.safe_load(compose)["services"].values():
+        yield from (name for name, value in service.get("environment", {}).items() if value is None)
+    for path in (KUBERNETES / "settings.env", *(KUBERNETES.parent / "overlays").glob("*/kustomization.yaml")):
+        yield from re.findall(r"^(?: *- )?([A-Z_]+)=", path.read_text(), re.MULTILINE)
+    yield from re.findall(r"- \{Name: ([A-Z_]+), Value", TEMPLATE.read_text())
+
+
+def test_every_variable_that_is_read_stands_in_the_example() -> None:
+    read = set(variables_read())
+    assert {"LOADER_RECEIVERS", "ADMIN_PASSWORD", "TRANSFORMER_PASSWORD", "PRIVACY_OFFICER_PASSWORD", "SQS_PORT", "POSTGRES_BIN"} <= read
+    assert read - EXAMPLE.keys() == NO_SETTINGS
+
+
+def test_every_default_in_the_example_is_the_loaders() -> None:
+    for name, field in LoaderSettings.model_fields.items():
+        if name.startswith("loader_") and field.default is not None:
+            assert type(field.default)(EXAMPLE[name.upper()]) == field.default, name
+
+
 def test_passwords_are_made_once_and_each_reader_gets_its_own_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for reader, names in make_secrets["READERS"].items():
         (tmp_path / reader).mkdir()
@@ -108,19 +174,61 @@ def test_passwords_are_made_once_and_each_reader_gets_its_own_alone(tmp_path: Pa
     first = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*_PASSWORD")}
     make_secrets["make"](tmp_path)
     assert {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*_PASSWORD")} == first
-    assert [path.name for path in (tmp_path / "loader").iterdir()] == ["LOADER_PASSWORD"]
+    own = {reader: [path.name for path in (tmp_path / reader).iterdir()] for reader in make_secrets["READERS"] if reader != "admin"}
+    assert own == {reader: [f"{reader.upper().replace('-', '_')}_PASSWORD"] for reader in own}
     assert first[Path("analyst/ANALYST_PASSWORD")] == first[Path("admin/ANALYST_PASSWORD")] == "chosen"
-    assert len(set(first.values())) == 4
+    assert len(set(first.values())) == 5
     assert all(len(value) > 20 for path, value in first.items() if path.name != "ANALYST_PASSWORD")
 
 
+@pytest.mark.parametrize("folder", [".", "reader"])
 @pytest.mark.parametrize(
     ("environment", "seen"), [({}, "of the file"), ({"A_PASSWORD": ""}, "of the file"), ({"A_PASSWORD": "set"}, "set")]
 )
-def test_a_secret_file_is_shown_as_a_variable_where_there_is_none(tmp_path: Path, environment: dict[str, str], seen: str) -> None:
-    (tmp_path / "A_PASSWORD").write_text("of the file\n")
+def test_a_secret_file_is_shown_as_a_variable_where_there_is_none(
+    tmp_path: Path, folder: str, environment: dict[str, str], seen: str
+) -> None:
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / "A_PASSWORD").write_text("of the file\n")
     script = (ROOT / "deploy" / "with-secrets").read_text()
     assert "/secrets/" in script
     here = {"PATH": os.environ["PATH"]} | environment
     command = ["sh", "-c", script.replace("/secrets/", f"{tmp_path}/"), "with-secrets", "printenv", "A_PASSWORD"]
     assert subprocess.run(command, env=here, capture_output=True, text=True, check=True).stdout == f"{seen}\n"
+
+
+IMAGE = "registry.example/user-logins@sha256:" + 64 * "0"
+# stand-ins, which tell what they are told
+KUBECTL = '#!/bin/sh\n{ echo "kubectl $*"; [ "$3" != --filename ] && [ "$2" != --filename ] || cat; } >> "$TOLD"\n'
+KUSTOMIZE = '#!/bin/sh\necho "kustomize $1" >> "$TOLD"; cat "$2/kustomization.yaml"\n'
+
+
+def apply(directory: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], str]:
+    """deploy/kubernetes/apply, and what it told kubectl and kustomize."""
+    for name, script in (("kubectl", KUBECTL), ("kustomize", KUSTOMIZE)):
+        (directory / name).write_text(script)
+        (directory / name).chmod(0o755)
+    told = directory / "told"
+    told.touch()
+    environment = {"PATH": f"{directory}{os.pathsep}{os.environ['PATH']}", "TOLD": str(told)}
+    return support.run([str(KUBERNETES.parent / "apply"), *arguments], environment), told.read_text()
+
+
+def test_a_cluster_gets_the_image_by_its_digest_after_the_old_migration_is_gone(tmp_path: Path) -> None:
+    ran, told = apply(tmp_path, "aws", IMAGE)
+    assert ran.returncode == 0, ran.stderr
+    kustomize, delete, put, *resources, wait, rollout = told.splitlines()
+    assert (kustomize, put) == ("kustomize build", "kubectl apply --filename -")
+    assert "delete job migrate --ignore-not-found" in delete
+    assert "wait --for=condition=complete" in wait
+    assert "rollout status" in rollout
+    assert yaml.safe_load("\n".join(resources))["images"] == [
+        {"name": "user-logins", "newName": "registry.example/user-logins", "digest": IMAGE.partition("@")[2]}
+    ]
+    assert not list(KUBERNETES.parent.glob(".render-*"))
+
+
+def test_a_cluster_is_not_touched_for_an_image_that_is_named_by_a_tag(tmp_path: Path) -> None:
+    ran, told = apply(tmp_path, "aws", "registry.example/user-logins:latest")
+    assert (ran.returncode, told) == (os.EX_USAGE, "")
+    assert "name it by its digest" in ran.stderr
