@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+import benchmarks.__main__  # noqa: F401  it registers all measures
+from benchmarks.harness import MEASURES
 from loader.metrics import Tally, TallyCollector
 from loader.settings import LoaderSettings, MigrateSettings
 from loader.sqs import Depth
@@ -31,6 +33,7 @@ OF_THE_CLUSTER = {
     "kube_deployment_status_replicas_available",
     "kube_job_failed",
     "kube_cronjob_status_last_successful_time",
+    "kube_cronjob_created",
     "keda_scaler_detail_errors_total",
 }
 
@@ -90,6 +93,13 @@ def test_the_files_start_the_loader_the_migration_and_the_expiry() -> None:
 def test_every_command_that_a_container_is_started_with_exists(command: tuple[str, ...]) -> None:
     ran = support.run(["python", "-m", *command, "--help"], os.environ)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_every_selector_of_a_schedule_is_one_of_dbts() -> None:
+    files = [*KUBERNETES.glob("*.yaml"), TEMPLATE, ROOT / "docker-compose.yml"]
+    named = {name for path in files for name in re.findall(r"--selector\W+(\w+)", path.read_text())}
+    assert named == {"after_each_run", "once_a_day"}
+    assert named <= {each["name"] for each in yaml.safe_load((ROOT / "dbt_project" / "selectors.yml").read_text())["selectors"]}
 
 
 def test_every_alarm_has_its_section_in_the_runbook_and_every_section_its_alarm() -> None:
@@ -162,6 +172,12 @@ def test_every_default_in_the_example_is_the_loaders() -> None:
     for name, field in LoaderSettings.model_fields.items():
         if name.startswith("loader_") and field.default is not None:
             assert type(field.default)(EXAMPLE[name.upper()]) == field.default, name
+
+
+def test_every_measure_that_the_docs_name_is_one() -> None:
+    named = {name for path in (ROOT / "docs").glob("*.md") for name in re.findall(r"`python -m benchmarks ([a-z_ ]+)`", path.read_text())}
+    assert "sizing" in named
+    assert {name for names in named for name in names.split()} <= MEASURES.keys()
 
 
 def test_passwords_are_made_once_and_each_reader_gets_its_own_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
