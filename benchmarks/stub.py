@@ -53,7 +53,7 @@ class Behaviour:
     duplicate_rate: float = 0.0  # a message is handed out twice in one reply, under two handles
     redeliver_rate: float = 0.0  # a message that was just handed out is visible again at once
     corrupt_rate: float = 0.0  # a body is not what it was when its digest was taken
-    clock_offset: float = 0.0  # the server's clock ahead of this machine's
+    checks_time: bool = False  # refuse a signature whose time is not this machine's, within what AWS allows
     denied: list[str] = field(default_factory=list)  # actions that answer AccessDenied
     hold: list[str] = field(default_factory=list)  # actions that are done, and never answered
     chunked: bool = False  # answer in chunked encoding
@@ -344,12 +344,13 @@ class Session(asyncio.Protocol):
             self.answer(answer, "DeleteMessageBatch")
 
     def refuses_time(self, head: bytes) -> bool:
-        """Refuse a signature that is too old or too new by the server's clock."""
-        signed = DATE.search(head) if self.server.behaviour.clock_offset else None
+        """Refuse a signature that is too old or too new."""
+        signed = DATE.search(head) if self.server.behaviour.checks_time else None
         if not signed:
             return False
         at = dt.datetime.strptime(signed[1].decode(), "%Y%m%dT%H%M%SZ").replace(tzinfo=dt.UTC).timestamp()
-        if abs(time.time() + self.server.behaviour.clock_offset - at) < SKEW_SECONDS:
+        if abs(time.time() - at) < SKEW_SECONDS:
+            self.server.count("signed in time")
             return False
         self.fail(403, "InvalidSignatureException", "refused for their time")
         return True
@@ -361,6 +362,7 @@ class Session(asyncio.Protocol):
         if answer != b"{}" or not wait or wait[1] == b"0":
             self.answer(answer, "ReceiveMessage")
         else:
+            self.server.count(f"long polls of {int(wait[1])} s")
             task = asyncio.get_running_loop().create_task(self.poll(time.monotonic() + int(wait[1])))
             self.server.polls.add(task)
             task.add_done_callback(self.server.polls.discard)
@@ -400,8 +402,7 @@ class Session(asyncio.Protocol):
             return
         head = f"HTTP/1.1 {status} OK\r\nContent-Type: application/x-amz-json-1.0\r\n"
         if status != 200:  # noqa: PLR2004
-            now = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=behaviour.clock_offset)
-            head += f"Date: {now:%a, %d %b %Y %H:%M:%S} GMT\r\n"
+            head += f"Date: {dt.datetime.now(dt.UTC):%a, %d %b %Y %H:%M:%S} GMT\r\n"
         if behaviour.chunked:
             half = len(answer) // 2
             pieces = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (answer[:half], answer[half:]) if piece)
@@ -427,7 +428,14 @@ class Session(asyncio.Protocol):
         server.expire()
         stored = server.stored
         left = sum(1 for sent_ms in stored.sent_ms if sent_ms) - len(stored.dead) - server.moved if path == "/stats" else -1
-        stats = {**server.stats, "left": left, "deleted": stored.deleted, "in flight": len(stored.in_flight), "dead now": len(stored.dead)}
+        stats = {
+            **server.stats,
+            "left": left,
+            "deleted": stored.deleted,
+            "in flight": len(stored.in_flight),
+            "dead now": len(stored.dead),
+            "polls": len(server.polls),
+        }
         gone = [number for number, sent_ms in enumerate(stored.sent_ms) if not sent_ms] if path == "/deleted" else []
         self.write(json.dumps({"stats": stats, "seconds": server.ended_at - server.started_at, "deleted": gone}).encode())
 

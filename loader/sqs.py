@@ -178,14 +178,9 @@ async def depth(queue: Queue) -> Depth:
         SqsError: the call failed.
     """
     names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed")
-    attributes = await _attributes(queue, *names)
-    return Depth(*(int(attributes.get(name, 0)) for name in names))
-
-
-async def _attributes(queue: Queue, *names: str) -> dict[str, str]:
     answer = await queue.caller.call("GetQueueAttributes", {"QueueUrl": queue.url, "AttributeNames": list(names)})
-    attributes: dict[str, str] = answer.get("Attributes", {})
-    return attributes
+    attributes = answer.get("Attributes", {})
+    return Depth(*(int(attributes.get(name, 0)) for name in names))
 
 
 def _failures(answer: dict[str, Any], messages: Sequence[Message]) -> dict[str, list[Message]]:

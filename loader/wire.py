@@ -50,12 +50,11 @@ Parameters = Mapping[str, Any]
 class SqsError(Exception):
     """SQS answered with an error, or did not answer (*code* is then `Unreachable`)."""
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
-        """*code* is SQS's own, without its namespace; *status* is HTTP's, 0 when there was no answer."""
+    def __init__(self, code: str, message: str) -> None:
+        """*code* is SQS's own, without its namespace."""
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
-        self.status = status
 
 
 class Caller(Protocol):
@@ -339,8 +338,7 @@ class BotoCaller:
             return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(method, **parameters))
         except botocore.exceptions.ClientError as error:
             found = error.response["Error"]
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            raise SqsError(_plain(found["Code"]), found["Message"], status) from None
+            raise SqsError(_plain(found["Code"]), found["Message"]) from None
         except botocore.exceptions.BotoCoreError as error:
             raise SqsError("Unreachable", _first_line(error)) from None
 
@@ -366,8 +364,8 @@ def _error_in(reply: Reply) -> SqsError:
         code = _plain(body["__type"])
         message = str(body.get("message") or body.get("Message") or "")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return SqsError(f"HTTP {reply.status}", "no reason given", reply.status)
-    return SqsError(code, message, reply.status)
+        return SqsError(f"HTTP {reply.status}", "no reason given")
+    return SqsError(code, message)
 
 
 def _plain(code: str) -> str:

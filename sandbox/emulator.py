@@ -125,14 +125,6 @@ def stop(emulator: Emulator) -> bool:
     return process is not None
 
 
-def kill(emulator: Emulator) -> None:
-    """End the emulator at once, as a crash would; the messages it held are gone."""
-    process = processes.find(emulator.record)
-    if process is None:
-        raise SandboxError("the SQS emulator does not run, so there is nothing to kill")
-    processes.stop(process, signal.SIGKILL, STOP_TIMEOUT_SECONDS)
-
-
 def create_queue(emulator: Emulator, name: str, visibility_timeout_seconds: int = VISIBILITY_TIMEOUT_SECONDS) -> str:
     """Create the queue *name* and its dead-letter queue `NAME-dlq`, where they are missing, and return its URL.
 

@@ -67,16 +67,17 @@ def template(postgres_server: Postgres, passwords: Mapping[str, str]) -> str:
 @pytest.fixture
 def empty_database(postgres_server: Postgres, passwords: Mapping[str, str]) -> Iterator[Database]:
     """A database to which nothing was applied."""
-    yield from _database(postgres_server, passwords, "template1")
+    name = f"test_{next(numbers)}"
+    with postgres_server.connect() as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        yield Database(postgres_server, name, passwords)
+        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
 @pytest.fixture
 def database(postgres_server: Postgres, passwords: Mapping[str, str], template: str) -> Iterator[Database]:
     """A database with `database/` applied and no rows."""
-    for made in _database(postgres_server, passwords, template):
-        with made.connect() as connection:
-            # who may connect stands on the database itself, and a copy does not inherit it
-            migrate(connection, DATABASE_FILES, {})
+    with support.copied(postgres_server, passwords, f"test_{next(numbers)}", template) as made:
         yield made
 
 
@@ -86,8 +87,7 @@ def masked_template(
 ) -> str:
     """The name of a database in which the sample events and the canaries were landed, masked and judged."""
     database = Database(postgres_server, MASKED_TEMPLATE, passwords)
-    with postgres_server.connect() as connection:
-        connection.execute(sql.SQL("create database {} template {}").format(sql.Identifier(MASKED_TEMPLATE), sql.Identifier(template)))
+    support.create_copy(postgres_server, MASKED_TEMPLATE, template)
     with database.connect() as connection:
         migrate(connection, DATABASE_FILES, {})
     support.land(database, [*sample_events(), *canaries.events()])
@@ -99,9 +99,7 @@ def masked_template(
 @pytest.fixture
 def masked(postgres_server: Postgres, passwords: Mapping[str, str], masked_template: str) -> Iterator[Database]:
     """A database of the test's own, with the sample events and the canaries masked."""
-    for made in _database(postgres_server, passwords, masked_template):
-        with made.connect() as connection:
-            migrate(connection, DATABASE_FILES, {})
+    with support.copied(postgres_server, passwords, f"test_{next(numbers)}", masked_template) as made:
         yield made
 
 
@@ -122,13 +120,4 @@ def queue(sqs: Emulator) -> Iterator[Queue]:
 @pytest.fixture
 def environment(database: Database, queue: Queue, tmp_path: Path) -> dict[str, str]:
     """Variables for commands that work on this test's database and queue; dbt writes into the test's own folder."""
-    own = {"DBT_TARGET_PATH": str(tmp_path / "target"), "DBT_LOG_PATH": str(tmp_path / "logs")}
-    return support.environment(database, queue) | own
-
-
-def _database(server: Postgres, passwords: Mapping[str, str], template: str) -> Iterator[Database]:
-    name = sql.Identifier(f"test_{next(numbers)}")
-    with server.connect() as connection:
-        connection.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(template)))
-        yield Database(server, name.as_string().strip('"'), passwords)
-        connection.execute(sql.SQL("drop database {} with (force)").format(name))
+    return support.environment(database, queue, tmp_path)

@@ -21,13 +21,17 @@ def test_nobody_is_a_member_of_pipeline_owner_but_the_administrator(masked_for_a
 
 
 def test_migrate_takes_back_a_membership_and_a_grant_made_by_hand(masked: Database) -> None:
+    """Roles belong to the server that all tests share, so what migrate does not take back is taken back here."""
     with masked.connect() as connection:
         connection.execute("grant pg_read_all_data, pipeline_owner to analyst; grant select on masking.keys to analyst")
         connection.execute("alter role analyst set search_path = mine; grant usage on schema masking, staging to analyst")
-        assert migrate(connection, DATABASE_FILES, {})
-    assert masked.value("select count(*) from pg_auth_members where member = 'analyst'::regrole") == 0
-    assert not masked.value("select has_table_privilege('analyst', 'masking.keys', 'select')")
-    assert masked.value("show search_path", "analyst") == '"$user", public'
+        try:
+            assert migrate(connection, DATABASE_FILES, {})
+            assert masked.value("select count(*) from pg_auth_members where member = 'analyst'::regrole") == 0
+            assert not masked.value("select has_table_privilege('analyst', 'masking.keys', 'select')")
+            assert masked.value("show search_path", "analyst") == '"$user", public'
+        finally:
+            connection.execute("revoke pg_read_all_data, pipeline_owner from analyst; alter role analyst reset search_path")
 
 
 def test_migrate_refuses_a_role_that_is_too_mighty(masked: Database) -> None:

@@ -27,6 +27,6 @@ async def open_queue(settings: LoaderSettings) -> Queue:
     return opened[0]
 
 
-if __name__ == "__main__":
+def main() -> None:
     with mock.patch.object(command_line, "Landing", CarelessLanding), mock.patch.object(command_line, "open_queue", open_queue):
         command_line.main()

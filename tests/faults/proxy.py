@@ -87,7 +87,10 @@ class Proxy:
             asyncio.create_task(self._pump(server_reader, writer, "to client")),
         ]
         self.pairs[pair] = pumps
-        await asyncio.wait(pumps)
+        try:
+            await asyncio.wait(pumps)
+        except asyncio.CancelledError:
+            return  # the proxy ends; asyncio would log it as an error
         del self.pairs[pair]
         if pair not in self.dead:
             for leg in pair:
@@ -99,7 +102,7 @@ class Proxy:
             while data := await reader.read(65536):
                 if direction in self.delay_seconds:
                     self._count("delayed")
-                    await asyncio.sleep(self.delay_seconds[direction])
+                    await asyncio.sleep(self.delay_seconds[direction])  # the fault itself
                 await self._wait_while_stalled(direction)
                 for piece, stop in messages.feed(data) if messages else [(data, False)]:
                     writer.write(piece)

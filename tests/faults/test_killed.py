@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.faults.trial import SEEDS, Fault, Moment, Trial, after_commit, before_commit, before_copy, controls, lose, mid_copy, survive
+from tests.faults.trial import SEEDS, Fault, Moment, Trial, after_commit, before_commit, before_copy, lose, mid_copy, survive
 
 
 def killed_at(moment: Moment) -> Fault:
     def fault(trial: Trial) -> None:
-        trial.stub.control(visibility=2)
+        trial.stub.control(visibility=1)
         trial.hold_at(moment, batch=trial.random.randint(1, 8))
         trial.send()
         loader = trial.start()
@@ -19,7 +19,7 @@ def killed_at(moment: Moment) -> Fault:
 
 def killed_mid_delete(trial: Trial) -> None:
     """The deletes under way are done, but not answered."""
-    trial.stub.control(visibility=2, hold=["DeleteMessageBatch"])
+    trial.stub.control(visibility=1, hold=["DeleteMessageBatch"])
     trial.send()
     loader = trial.start(LOADER_RECEIVERS=trial.random.randint(1, 20))
     trial.wait_for_stub("held DeleteMessageBatch")
@@ -43,6 +43,6 @@ def test_nothing_is_lost_when_the_loader_is_killed(trial: Trial, fault: Fault, s
     survive(trial, fault, seed)
 
 
-@pytest.mark.parametrize("fault", controls(FAULTS).values(), ids=controls(FAULTS))
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_loader_that_deletes_before_the_commit_loses_messages_when_it_is_killed(trial: Trial, fault: Fault) -> None:
     lose(trial, fault)

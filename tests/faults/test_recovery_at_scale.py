@@ -42,7 +42,7 @@ PICTURE = """
 
 pytestmark = [
     pytest.mark.timeout(1_200),
-    pytest.mark.skipif(os.environ.get("FAULTS") != "full", reason="a million logins take minutes: FAULTS=full make test-faults"),
+    pytest.mark.skipif(os.environ.get("FAULTS") != "full", reason="a million logins take minutes: make test-faults"),
 ]
 
 

@@ -1,21 +1,18 @@
 """One run of the loader through a fault: a queue, a database, networks between them, and the count at the end.
 
-FAULTS=full: 20,000 messages, 20 seeds for each kill, every control. Otherwise: 2,000 messages, one seed, one control
-for each file.
+FAULTS=full (`make test-faults`): 20,000 messages, and 20 seeds for each kill. Otherwise: 2,000 messages, and one seed.
 """
 
 import contextlib
 import dataclasses
-import itertools
+import functools
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +21,10 @@ import psutil
 from benchmarks.stub import Stub
 from sandbox import postgres, processes
 from sandbox.processes import wait_until
+from tests import forks, support
+from tests.faults import forked_loader
 from tests.faults.proxy import Direction, Proxy
-from tests.support import ROOT, Database
+from tests.support import Database
 
 FULL = os.environ.get("FAULTS") == "full"
 IDS = 20_000 if FULL else 2_000
@@ -58,43 +57,41 @@ class Trial:
         self.stub.preload(messages, sent_ms)
         self.sent += messages
 
-    def start(self, command: str = "follow", **settings: float) -> "Loader":
-        """Start a loader; *settings* are its LOADER_* variables."""
-        module = "tests.faults.careless" if self.careless else "loader"
+    def start(self, command: str = "follow", clock_hours: float = 0, **settings: float) -> "Loader":
+        """Start a loader whose clock is *clock_hours* fast; *settings* are its LOADER_* variables."""
         variables = {
             "LOADER_BATCH_MESSAGES": BATCH,
             "LOADER_BATCH_SECONDS": 0.1,
             "LOADER_MAX_HELD_MESSAGES": IDS,
             "LOADER_HTTP_PORT": 0,
         } | settings
+        environ = self.environment | {name: str(value) for name, value in variables.items()}
         log = self.directory / f"loader-{len(self.loaders)}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, command],
-                cwd=ROOT,
-                env=self.environment | {name: str(value) for name, value in variables.items()},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        loader = Loader(process, log)
+        log.touch()
+        work = functools.partial(forked_loader.load, command, is_careless=self.careless, clock_hours=clock_hours)
+        loader = Loader(forks.start(work, environ, log), log)
         self.loaders.append(loader)
         return loader
 
+    def troubles(self) -> int:
+        """How often the loaders said that something failed that they try again."""
+        return sum(loader.output().count("trying again") for loader in self.loaders)
+
+    def running(self) -> "Loader":
+        """The loader that runs, or else a new one."""
+        return next((loader for loader in self.loaders if loader.process.is_alive()), None) or self.start()
+
     @property
     def environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "LOADER_", "SQS_"))}
-        sqs = dataclasses.replace(self.stub, port=self.to_sqs.port).environment
-        return {
-            **inherited,
-            **sqs,
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(self.to_postgres.port),
-            "PGDATABASE": self.database.name,
-            "PGSSLMODE": "disable",
-            "PGGSSENCMODE": "disable",
-            "LOADER_PASSWORD": self.database.passwords["loader"],
-            "PYTHONPATH": str(ROOT),
-        }
+        return (
+            support.environment(self.database)
+            | dataclasses.replace(self.stub, port=self.to_sqs.port).environment
+            | {
+                "PGPORT": str(self.to_postgres.port),
+                "PGSSLMODE": "disable",
+                "PGGSSENCMODE": "disable",
+            }
+        )
 
     # ── what has come of the messages ────────────────────────────────────────────────────────────────────────────────
 
@@ -110,6 +107,12 @@ class Trial:
 
     def wait_for(self, what: str, condition: Callable[[], bool]) -> None:
         assert wait_until(condition, WAIT_SECONDS), f"waited {WAIT_SECONDS} s for: {what}; {self.stub.stats()}"
+
+    def wait_until_loaded(self) -> None:
+        """Wait until the loader that runs has landed and deleted everything by itself. A careless one need not."""
+        if not self.careless:
+            self.wait_for("all has landed and is deleted", lambda: not self.stub.stats()["left"])
+            assert self.landed() == self.sent
 
     def wait_for_stub(self, what: str, at_least: int = 1) -> None:
         """Wait until the stub has counted *what*, and keep the number as proof."""
@@ -130,30 +133,31 @@ class Trial:
         self.to_postgres.hold_at(is_it)
 
     def wait_until_held(self) -> None:
-        assert self.to_postgres.held.wait(WAIT_SECONDS), f"the moment never came; {self.stub.stats()}"
+        self.wait_for("the moment", self.to_postgres.held.is_set)
         self.proof["held"] = self.proof.get("held", 0) + 1
 
     def kill(self, loader: "Loader") -> None:
         """kill -9, and what was held on its way to PostgreSQL never arrives."""
         loader.kill()
         self.to_postgres.reset()
+        self.to_postgres.heal()
 
     def kill_before_a_commit(self) -> None:
-        """Kill a loader that has received a batch and not committed it, as the last straw of every fault."""
+        """Kill the loader when it has received a batch and not committed it, as the last straw of every fault."""
         self.to_postgres.heal()
         self.to_sqs.heal()
         self.stub.control(visibility=1)
         self.hold_at(before_commit)
         self.send(BATCH)
-        loader = self.start()
-        self.wait_until_held()
-        self.kill(loader)
-        self.to_postgres.heal()
+        # A drain may be just about to end.
+        self.wait_for("a commit", lambda: self.running().process.is_alive() and self.to_postgres.held.is_set())
+        self.kill(self.running())
 
     def finish(self) -> None:
-        """Drain what is left with a loader that nothing happens to."""
-        loader = self.start("drain")
-        assert loader.wait() == os.EX_OK, loader.output()
+        """Have what is left loaded by a loader that nothing happens to."""
+        loader = self.start()
+        self.wait_for("the queue is empty", lambda: not self.stub.stats()["left"])
+        loader.kill()
 
     def restart_postgres(self, shutdown: signal.Signals = signal.SIGQUIT) -> None:
         """Stop the server (SIGQUIT: `immediate`, as a crash) and start it again."""
@@ -170,14 +174,14 @@ class Trial:
 class Loader:
     """A loader's process and its output."""
 
-    process: subprocess.Popen[bytes]
+    process: ForkServerProcess
     log: Path
 
     def kill(self) -> None:
         """kill -9."""
-        assert self.process.poll() is None, f"it had ended by itself: {self.output()}"
+        assert self.process.is_alive(), f"it had ended by itself: {self.output()}"
         self.process.kill()
-        self.process.wait()
+        self.wait()
 
     def terminate(self) -> int:
         """SIGTERM, and its exit code."""
@@ -185,18 +189,17 @@ class Loader:
         return self.wait()
 
     def wait(self) -> int:
-        return self.process.wait(WAIT_SECONDS * 2)
+        self.process.join(WAIT_SECONDS * 2)
+        assert self.process.exitcode is not None, f"it did not end: {self.output()}"
+        return self.process.exitcode
 
     def output(self) -> str:
         return self.log.read_text()
 
-    def cpu_share(self, seconds: float) -> float:
-        """Measure which share of one core it uses for *seconds*."""
-        process = psutil.Process(self.process.pid)
-        before = process.cpu_times()
-        time.sleep(seconds)  # what is measured is this very time
-        after = process.cpu_times()
-        return (after.user + after.system - before.user - before.system) / seconds
+    def cpu_seconds(self) -> float:
+        """What it has used so far."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
 
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.output().splitlines() if line.startswith("{")]
@@ -234,19 +237,18 @@ def survive(trial: Trial, fault: Fault, seed: int = 0) -> None:
         logs = log.read() + "".join(loader.output() for loader in trial.loaders)
     for personal in PERSONAL:
         assert personal not in logs
+    # 75 is the answer to a signal that came before there was anything to load.
+    assert {loader.wait() for loader in trial.loaders} <= {os.EX_OK, os.EX_TEMPFAIL, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 
 
 def lose(trial: Trial, fault: Fault) -> None:
     """The control: a loader that deletes before it commits loses messages, or the fault would prove nothing."""
     trial.careless = True
     fault(trial)
+    assert trial.proof, "the fault did not prove that it happened"
     trial.kill_before_a_commit()
-    assert trial.lost()
-
-
-def controls(faults: dict[str, Fault]) -> dict[str, Fault]:
-    """The faults to run with the control: all, or in the short form the first."""
-    return faults if FULL else dict(itertools.islice(faults.items(), 1))
+    trial.proof["lost"] = len(trial.lost())
+    assert trial.proof["lost"]
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from loader.__main__ import load
 from loader.errors import LoaderError
 from sandbox import emulator
 from sandbox.emulator import Emulator
+from sandbox.processes import wait_until
 from tests.support import ROOT, Database, Queue, run
 
 Environment = dict[str, str]
@@ -135,15 +136,22 @@ def test_no_more_is_held_than_was_set(environment: Environment, stub: Stub, data
 
 
 def test_no_more_bytes_are_held_than_was_set(environment: Environment, stub: Stub, database: Database) -> None:
-    """One mebibyte is some 4,700 bodies of 225 bytes with what Python keeps around them; the slow insert lets more come."""
-    with database.connect() as connection:
-        connection.execute(
-            "create function staging.wait() returns trigger language plpgsql as 'begin perform pg_catalog.pg_sleep(2); return null; end'"
-        )
-        connection.execute("create trigger wait before insert on staging.raw_logins for each statement execute function staging.wait()")
-    stub.preload(8_000)
-    drain(environment | stub.environment, LOADER_MAX_HELD_BYTES=str(1024**2))
-    assert 2_000 < stub.stats()["most in flight"] < 6_000
+    """One mebibyte is some 4,700 bodies of 225 bytes with what Python keeps around them. Nothing can land until they are held."""
+    command = [sys.executable, "-m", "loader", "drain"]
+    bounded = environment | stub.environment | {"LOADER_MAX_HELD_BYTES": str(1024**2)}
+    with (
+        subprocess.Popen(command, cwd=ROOT, env=bounded, stdout=subprocess.DEVNULL) as loader,
+        database.connect(autocommit=False) as blocking,
+    ):
+        assert wait_until(lambda: stub.stats().get("ReceiveMessage", 0) > 0, 30)
+        blocking.execute("lock table staging.raw_logins in share mode")
+        stub.preload(8_000)
+        assert wait_until(lambda: stub.stats()["in flight"] > 2_000, 30)
+        # A loader without the bound takes the rest in a part of this second.
+        assert not wait_until(lambda: stub.stats()["in flight"] > 6_000, 1)
+        blocking.rollback()
+        assert loader.wait(60) == os.EX_OK
+    assert stub.stats()["most in flight"] < 6_000
     assert database.value("select count(*) from staging.raw_logins") == 8_000
 
 

@@ -114,6 +114,7 @@ def test_an_unknown_path_is_not_found(environment: Environment) -> None:
 
 
 def test_while_idle_it_waits_without_asking_again_and_again(environment: Environment, stub: Stub) -> None:
+    """Each receiver's one request is held back by SQS, for 20 s, and a receiver has one request at a time."""
     with following(environment | stub.environment | {"LOADER_RECEIVERS": "4"}) as (_, _):
-        assert wait_until(lambda: stub.stats().get("ReceiveMessage", 0) == 4, 20)
-        assert not wait_until(lambda: stub.stats()["ReceiveMessage"] > 4, 3)
+        assert wait_until(lambda: stub.stats()["polls"] == 4, 20)
+        assert stub.stats()["ReceiveMessage"] == stub.stats()["long polls of 20 s"] == 4

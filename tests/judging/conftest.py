@@ -2,20 +2,17 @@
 
 import datetime as dt
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
-from psycopg import sql
 
 from loader.landing import storable
-from loader.migrate import migrate
 from sandbox.postgres import Postgres
 from tests.judging import forked_dbt
-from tests.support import DATABASE_FILES, ROOT, Database
+from tests.support import Database, copied, environment
 
 RUN_TIMEOUT_SECONDS = 240
 
@@ -31,15 +28,7 @@ class Warehouse:
     @property
     def environ(self) -> dict[str, str]:
         """What dbt is given, and nothing else of PostgreSQL's or dbt's own variables."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DBT_"))}
-        return kept | {
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(self.database.server.port),
-            "PGDATABASE": self.database.name,
-            "TRANSFORMER_PASSWORD": self.database.passwords["transformer"],
-            "DBT_PROFILES_DIR": str(ROOT / "dbt_project" / "profiles"),
-            "DO_NOT_TRACK": "1",
-        }
+        return environment(self.database)
 
     def land(self, messages: Mapping[str, str], sent_at: dt.datetime | None = None) -> None:
         """Land bodies by message id in one transaction, as the loader would."""
@@ -83,13 +72,5 @@ class Warehouse:
 
 @pytest.fixture
 def warehouse(postgres_server: Postgres, passwords: Mapping[str, str], template: str, tmp_path: Path) -> Iterator[Warehouse]:
-    name = sql.Identifier(forked_dbt.DATABASE)
-    with postgres_server.connect() as connection:
-        connection.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(template)))
-        database = Database(postgres_server, forked_dbt.DATABASE, passwords)
-        try:
-            with database.connect() as own:
-                migrate(own, DATABASE_FILES, {})  # who may connect is no part of a template
-            yield Warehouse(database, tmp_path)
-        finally:
-            connection.execute(sql.SQL("drop database {} with (force)").format(name))
+    with copied(postgres_server, passwords, forked_dbt.DATABASE, template) as database:
+        yield Warehouse(database, tmp_path)

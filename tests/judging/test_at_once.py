@@ -1,6 +1,6 @@
 """Writers that commit late, runs that overlap, runs that are killed: each message ends in one table, once.
 
-`FAULTS=full` tries ten seeds, and keeps the late writer open for 30 seconds.
+`FAULTS=full` (`make test-faults`) tries ten seeds, and keeps the late writer open for 30 seconds.
 """
 
 import contextlib

@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from psycopg import sql
 
-from loader.migrate import migrate
 from sandbox.postgres import Postgres
 from tests.judging import poison
 from tests.judging.conftest import Warehouse
-from tests.support import DATABASE_FILES, ROOT, Database
+from tests.support import ROOT, copied
 
 GENERATED = 20_000 if os.environ.get("FAULTS") == "full" else 1_000
 SEED = 20_240_229
@@ -35,12 +33,8 @@ def poisoned(
     generated: dict[str, str],
 ) -> Iterator[Warehouse]:
     """All bodies landed, judged and tested by dbt as a person calls it."""
-    name = sql.Identifier("poisoned")
-    with postgres_server.connect() as connection:
-        connection.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(template)))
-        warehouse = Warehouse(Database(postgres_server, "poisoned", passwords), tmp_path_factory.mktemp("poisoned"))
-        with warehouse.database.connect() as own:
-            migrate(own, DATABASE_FILES, {})
+    with copied(postgres_server, passwords, "poisoned", template) as database:
+        warehouse = Warehouse(database, tmp_path_factory.mktemp("poisoned"))
         bodies = {f"poison {what}"[:100]: body for what, (body, _) in poison.CORPUS.items()}
         good = {f"neighbour-{number}": poison.login(user_id=f"n{number}") for number in range(NEIGHBOURS)}
         everything = list((bodies | generated | good).items())
@@ -52,7 +46,6 @@ def poisoned(
             ran = dbt(warehouse, *words)
             assert ran.returncode == 0, ran.stdout
         yield warehouse
-        connection.execute(sql.SQL("drop database {} with (force)").format(name))
 
 
 def dbt(warehouse: Warehouse, *words: str) -> subprocess.CompletedProcess[str]:
@@ -138,15 +131,16 @@ def test_no_log_and_no_artefact_holds_a_value(poisoned: Warehouse) -> None:
 def test_a_row_that_the_database_refuses_and_prints_holds_no_value(poisoned: Warehouse) -> None:
     with poisoned.database.connect() as connection:
         connection.execute("alter table marts.user_logins add constraint refusing check (user_id <> 'refused')")
-    poisoned.land({"refused": poison.login(user_id="refused")})
-
-    ran = dbt(poisoned, "run")
+    try:
+        poisoned.land({"refused": poison.login(user_id="refused")})
+        ran = dbt(poisoned, "run")
+    finally:
+        with poisoned.database.connect() as connection:
+            connection.execute("alter table marts.user_logins drop constraint refusing")
 
     assert ran.returncode == 1
     assert "DETAIL:  Failing row contains (refused, ios, v1:" in ran.stdout
     assert holding(poisoned, PLANTED) == []
-    with poisoned.database.connect() as connection:
-        connection.execute("alter table marts.user_logins drop constraint refusing")
 
 
 def test_the_search_finds_a_value_that_somebody_prints(poisoned: Warehouse, tmp_path: Path) -> None:

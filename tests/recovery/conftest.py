@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from psycopg import sql
 from loader.migrate import migrate
 from sandbox.postgres import Postgres
 from sandbox.sample_events import sample_events
-from tests.support import DATABASE_FILES, ROOT, Database, run
+from tests.support import DATABASE_FILES, ROOT, Database, create_copy, environment, run
 
 PII_ROLES = ("pii_requester", "pii_approver", "privacy_officer")
 numbers = itertools.count(1)
@@ -70,17 +69,7 @@ class Masked:
     @property
     def environment(self) -> dict[str, str]:
         """Variables for dbt and `python -m recovery`."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "DBT_", "LOADER_", "SQS_"))}
-        return inherited | {
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(self.database.server.port),
-            "PGDATABASE": self.database.name,
-            **{f"{role.upper()}_PASSWORD": password for role, password in self.database.passwords.items()},
-            "DBT_PROFILES_DIR": str(ROOT / "dbt_project" / "profiles"),
-            "DBT_TARGET_PATH": str(self.target),
-            "DBT_LOG_PATH": str(self.target),
-            "DO_NOT_TRACK": "1",
-        }
+        return environment(self.database, outputs=self.target)
 
     def dbt(self, *words: str) -> None:
         """Run dbt to its end, which must be a good one."""
@@ -197,8 +186,7 @@ def masked_template(  # noqa: PLR0913, PLR0917  # a fixture's arguments are the 
     story: dict[str, Message],
 ) -> str:
     name = "recovery_template"
-    with postgres_server.connect() as connection:
-        connection.execute(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template)))
+    create_copy(postgres_server, name, template)
     made = Masked(Database(postgres_server, name, passwords), dbt_target)
     with made.connect() as connection:
         migrate(connection, DATABASE_FILES, {})
@@ -228,8 +216,8 @@ def unmasked(postgres_server: Postgres, passwords: Mapping[str, str], template: 
 def copy_of(server: Postgres, passwords: Mapping[str, str], template: str, dbt_target: Path) -> Iterator[Masked]:
     """A database made from *template*, dropped at the end."""
     name = f"recovery_{next(numbers)}"
+    create_copy(server, name, template)
     with server.connect() as connection:
-        connection.execute(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template)))
         # who may connect stands on the database itself and is not copied: here everyone may, which is not what these tests are about
         yield Masked(Database(server, name, passwords), dbt_target)
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))

@@ -17,7 +17,7 @@ from loader.migrate import migrate
 from sandbox import postgres
 from sandbox.postgres import SETTINGS, THROWAWAY_SETTINGS, Postgres
 from tests.recovery.conftest import Masked, Message, wait_until
-from tests.support import DATABASE_FILES, ROOT, Database
+from tests.support import DATABASE_FILES, ROOT, Database, create_copy
 
 MASKED_TEMPLATE = "recovery_template"
 
@@ -42,8 +42,7 @@ def doomed_server(
 def doomed(doomed_server: Postgres, passwords: Mapping[str, str], dbt_target: Path, request: pytest.FixtureRequest) -> Iterator[Masked]:
     postgres.start(doomed_server, SETTINGS | THROWAWAY_SETTINGS)
     name = f"doomed_{abs(hash(request.node.name))}"
-    with doomed_server.connect() as connection:
-        connection.execute(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(MASKED_TEMPLATE)))
+    create_copy(doomed_server, name, MASKED_TEMPLATE)
     yield Masked(Database(doomed_server, name, passwords), dbt_target)
     postgres.start(doomed_server, SETTINGS | THROWAWAY_SETTINGS)
 
