@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from loader import settings as environment
 from loader.errors import LoaderError, refused, unavailable, wrong_setting
 from loader.landing import Landing, is_no_database
+from loader.login import not_verified, password_for, refused_login, token_for
 from loader.metrics import Tally, TallyCollector, serve
 from loader.migrate import TABLES, MigrationError, migrate
 from loader.pipeline import Pipeline
@@ -58,7 +59,10 @@ def migrate_command() -> None:
     settings = environment.read(MigrateSettings)
     try:
         connection = psycopg.connect(
-            user=settings.user, password=settings.password, connect_timeout=MIGRATE_CONNECT_SECONDS, application_name="user-logins migrate"
+            user=settings.user,
+            password=password_for(settings.user, settings.password),
+            connect_timeout=MIGRATE_CONNECT_SECONDS,
+            application_name="user-logins migrate",
         )
     except psycopg.OperationalError as error:
         raise _explain_admin(error) from None
@@ -94,6 +98,16 @@ def follow() -> None:
     deletes what it holds, gives the rest back to the queue, and ends within LOADER_GRACE_SECONDS.
     """
     _run(until_empty=False)
+
+
+@cli.command("rds-token")
+@click.argument("user")
+def rds_token(user: str) -> None:
+    """Print a token that RDS takes as the password of USER for 15 minutes, for programs that are no part of this one, such as dbt.
+
+    TRANSFORMER_PASSWORD=$(python -m loader rds-token transformer) dbt run
+    """
+    click.echo(token_for(user))
 
 
 def _run(*, until_empty: bool) -> None:
@@ -161,10 +175,12 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Opened]) -> Ope
 
 def _explain_admin(error: psycopg.OperationalError) -> LoaderError:
     found = str(error).strip().partition("\n")[0]
+    if unverified := not_verified(found):
+        return unverified
     if "no password supplied" in found:
         return wrong_setting("ADMIN_PASSWORD is not set; copy .env.example to .env or run make up")
     if "authentication failed" in found:
-        return refused(f"{found}; check ADMIN_USER and ADMIN_PASSWORD")
+        return refused_login(found, "ADMIN_USER and ADMIN_PASSWORD")
     if is_no_database(error):
         return wrong_setting(f"{found}; create it, or check PGDATABASE")
     return unavailable(f"{found}; start the server, or check PGHOST and PGPORT")

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import errors as sqlstate
 
 from loader.errors import LoaderError, refused, unavailable, wrong_setting
+from loader.login import not_verified, password_for, refused_login
 from loader.settings import LoaderSettings
 from loader.sqs import Message, backoff_seconds
 
@@ -125,9 +126,10 @@ class Landing:
             try:
                 self._connection = await _within(self._settings.loader_timeout_seconds, _connect(self._settings))
             except psycopg.Error as error:
-                if isinstance(error, PASSING) and not _is_refusal(error):
+                unverified = not_verified(_reason(error, self._settings))
+                if isinstance(error, PASSING) and not unverified and not _is_refusal(error):
                     raise
-                raise _fatal(error, self._settings) from None
+                raise unverified or _fatal(error, self._settings) from None
         return self._connection
 
 
@@ -166,9 +168,11 @@ async def _insert(connection: Connection, rows: Sequence[tuple[str, dt.datetime,
 
 async def _connect(settings: LoaderSettings) -> Connection:
     silence = int(settings.loader_timeout_seconds)
+    # In a thread, for AWS credentials may have to be fetched.
+    password = await asyncio.to_thread(password_for, settings.pguser, settings.password)
     connection = await psycopg.AsyncConnection.connect(
         user=settings.pguser,
-        password=settings.password,
+        password=password,
         application_name="user-logins loader",
         connect_timeout=silence,
         # A server that vanished answers nothing, and without these the kernel would wait for it for hours.
@@ -225,7 +229,7 @@ def _fatal(error: psycopg.Error, settings: LoaderSettings) -> LoaderError:
     if is_no_database(error):
         return wrong_setting(f"{_reason(error, settings)}; check PGDATABASE")
     if _is_refusal(error):
-        return refused(f"{_reason(error, settings)}; check LOADER_PASSWORD and PGUSER, or run python -m loader migrate")
+        return refused_login(_reason(error, settings), "LOADER_PASSWORD and PGUSER, or run python -m loader migrate")
     return LoaderError(f"PostgreSQL cannot land a batch: {_reason(error, settings)}", os.EX_SOFTWARE)
 
 

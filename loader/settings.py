@@ -94,6 +94,16 @@ class MigrateSettings(BaseSettings):
         return {role: secret.get_secret_value() for role, secret in secrets.items() if secret}
 
 
+class TokenSettings(BaseSettings):
+    """Whether AWS signs the password of a connection, and for which server; see `loader.login`."""
+
+    rds_iam_auth: bool = False
+    pghost: str | None = None
+    pgport: Ports | None = None
+    pgsslmode: str = "prefer"
+    aws_region: str | None = None  # boto3 itself only reads AWS_DEFAULT_REGION, which wins
+
+
 def read(kind: type[Kind]) -> Kind:
     """Read *kind* from the environment and, below it, from `.env` in the working directory.
 

@@ -8,6 +8,9 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
+from loader.errors import LoaderError
+from loader.login import not_verified, password_for, refused_login
+
 CONNECT_SECONDS = 10
 # How long an act that cannot get a lock stands in the way of the loader and dbt, how long it then leaves them alone, and for
 # how long it tries.
@@ -36,21 +39,27 @@ def connect(role: str) -> psycopg.Connection[Any]:
         RecoveryError: the server is down, or refuses the credentials.
     """
     variable = f"{role.upper()}_PASSWORD"
+    user = os.environ.get("PGUSER") or role
     try:
         return psycopg.connect(
-            user=os.environ.get("PGUSER") or role,
-            password=os.environ.get("PGPASSWORD") or os.environ.get(variable) or None,
+            user=user,
+            password=password_for(user, os.environ.get("PGPASSWORD") or os.environ.get(variable) or None),
             autocommit=True,
             connect_timeout=CONNECT_SECONDS,
             application_name="user-logins recovery",
             options=f"-c lock_timeout={LOCK_TIMEOUT_MILLISECONDS} -c default_transaction_isolation=read\\ committed",
         )
+    except LoaderError as error:
+        raise RecoveryError(str(error), error.exit_code) from None
     except psycopg.OperationalError as error:
         found = str(error).strip().splitlines()[0].removeprefix("connection failed: ")
+        if unverified := not_verified(found):
+            raise RecoveryError(str(unverified), unverified.exit_code) from None
         if "no password supplied" in found:
             raise RecoveryError(f"{variable} is not set; copy .env.example to .env or run make up", os.EX_CONFIG) from None
         if "authentication failed" in found:
-            raise RecoveryError(f"{found}; correct {variable}, or PGUSER and PGPASSWORD", os.EX_NOPERM) from None
+            refusal = refused_login(found, f"{variable}, or PGUSER and PGPASSWORD")
+            raise RecoveryError(str(refusal), refusal.exit_code) from None
         raise RecoveryError(f"{found}; start the server, or correct PGHOST and PGPORT", os.EX_UNAVAILABLE) from None
 
 

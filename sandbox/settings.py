@@ -122,15 +122,16 @@ def write_dbt_profile(environ: Mapping[str, str]) -> None:
     """Write dbt's profile with the sandbox's values as defaults (mode 0600), so that `dbt run` needs nothing else."""
 
     def with_default(match: re.Match[str]) -> str:
-        name = match[1]
-        value = required(environ, name).replace("\\", "\\\\").replace("'", "\\'")
+        name, default = match.groups()
+        value = required(environ, name) if default is None else environ.get(name) or default
+        value = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"env_var('{name}', '{value}')"
 
     profile = yaml.safe_load(PROFILE.read_text())
     for output in profile["user_logins"]["outputs"].values():
         for key, value in output.items():
             if isinstance(value, str):
-                output[key] = re.sub(r"env_var\('(\w+)'(?:, '\w*')?\)", with_default, value)
+                output[key] = re.sub(r"env_var\('(\w+)'(?:, '(\w*)')?\)", with_default, value)
     SANDBOX_PROFILE.unlink(missing_ok=True)
     SANDBOX_PROFILE.touch(mode=0o600)
     SANDBOX_PROFILE.write_text("# Written by `make up`; holds a password of the sandbox.\n" + yaml.safe_dump(profile, sort_keys=False))

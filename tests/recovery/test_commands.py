@@ -17,7 +17,7 @@ NOBODY = str(uuid.UUID(int=0))
     ("words", "environment", "exit_code", "said"),
     [
         (["audit-head"], {"PRIVACY_OFFICER_PASSWORD": ""}, os.EX_CONFIG, "PRIVACY_OFFICER_PASSWORD is not set; copy .env.example to .env"),
-        (["audit-head"], {"PRIVACY_OFFICER_PASSWORD": "wrong"}, os.EX_NOPERM, "correct PRIVACY_OFFICER_PASSWORD"),
+        (["audit-head"], {"PRIVACY_OFFICER_PASSWORD": "wrong"}, os.EX_NOPERM, "check PRIVACY_OFFICER_PASSWORD"),
         (["audit-head"], {"PGPORT": str(free_port())}, os.EX_UNAVAILABLE, "start the server, or correct PGHOST and PGPORT"),
         (["approve", "17"], {}, os.EX_DATAERR, "a reveal's id is a UUID"),
         (["approve", NOBODY], {}, os.EX_NOPERM, "reveal refused"),

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
-from loader.settings import LoaderSettings, MigrateSettings
+from loader.settings import LoaderSettings, MigrateSettings, TokenSettings
 from sandbox.errors import SandboxError
 from sandbox.settings import complete_env_file, keep_addresses, load_env_file, read_settings, write_dbt_profile
 from tests.support import ROOT
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_the_example_names_every_variable_that_the_loader_reads() -> None:
     example = (ROOT / ".env.example").read_text()
-    fields = {*LoaderSettings.model_fields, *MigrateSettings.model_fields}
+    fields = {*LoaderSettings.model_fields, *MigrateSettings.model_fields, *TokenSettings.model_fields}
     of_libpq_and_boto3 = {"pguser", "pgpassword", "aws_region"}  # they win where set, which is for the person who sets them to know
     missing = [name.upper() for name in fields - of_libpq_and_boto3 if f"{name.upper()}=" not in example]
     assert missing == []

@@ -1,0 +1,71 @@
+"""How a connection to PostgreSQL proves who we are, and what is wrong where the server cannot prove who it is."""
+
+import functools
+import re
+from typing import Any
+
+import boto3
+import psycopg
+from botocore.exceptions import BotoCoreError, NoCredentialsError, NoRegionError
+
+from loader.errors import LoaderError, refused, wrong_setting
+from loader.settings import TokenSettings, read
+
+POSTGRES_PORT = "5432"
+
+
+def password_for(user: str, kept: str | None) -> str | None:
+    """The password for one connection of *user*: *kept*, or a new token where RDS_IAM_AUTH asks for it."""
+    return token_for(user) if read(TokenSettings).rds_iam_auth else kept
+
+
+def token_for(user: str) -> str:
+    """A token that RDS takes as the password of *user* for 15 minutes; signed here, with the AWS credentials, asking nobody.
+
+    Raises:
+        LoaderError: there are no credentials, or the server that the token would be sent to need not be RDS.
+        psycopg.OperationalError: the credentials cannot be fetched now.
+    """
+    settings = read(TokenSettings)
+    if settings.pgsslmode != "verify-full":
+        # RDS has the token sent as it is, so whoever answers in its place could use it.
+        raise wrong_setting(
+            f"PGSSLMODE is {settings.pgsslmode}, and an RDS token is sent to a verified server alone; set it to verify-full"
+        )
+    if not settings.pghost or "," in settings.pghost:
+        raise wrong_setting(
+            f"PGHOST is {settings.pghost or 'not set'}, and an RDS token is for one host; set it to the endpoint that RDS gives"
+        )
+    try:
+        token: str = _rds(settings.aws_region).generate_db_auth_token(
+            DBHostname=settings.pghost, Port=int(settings.pgport or POSTGRES_PORT), DBUsername=user
+        )
+    except NoRegionError:
+        raise wrong_setting("AWS_DEFAULT_REGION is not set, and an RDS token is for one region; set it to the server's") from None
+    except NoCredentialsError:
+        raise wrong_setting(
+            "AWS credentials: none found to sign an RDS token; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role"
+        ) from None
+    except BotoCoreError as error:
+        raise psycopg.OperationalError(f"no AWS credentials to sign an RDS token: {type(error).__name__}") from None
+    return token
+
+
+@functools.cache
+def _rds(region: str | None) -> Any:
+    """One client per process: it fetches temporary credentials anew before they expire."""
+    return boto3.client("rds", region_name=boto3.Session().region_name or region)
+
+
+def not_verified(found: str) -> LoaderError | None:
+    """What to do where libpq says in *found* that the server has not proved to be the one that PGSSLMODE asks for; else None."""
+    if re.search("certificate|does not support SSL|sslmode", found):
+        return wrong_setting(f"{found}; check PGHOST, PGSSLMODE and PGSSLROOTCERT")
+    return None
+
+
+def refused_login(found: str, variables: str) -> LoaderError:
+    """What to do where the server says in *found* that it does not take the password, which is in *variables*, or the token."""
+    if read(TokenSettings).rds_iam_auth:
+        return refused(f"{found}; let this AWS identity rds-db:connect as this user, and grant rds_iam to the user")
+    return refused(f"{found}; check {variables}")
