@@ -136,7 +136,8 @@ def bench(runs: int) -> Iterator[Bench]:
 def print_table(results: list[Result], console: Console) -> None:
     """One table of all results."""
     table = Table()
-    for heading in ("measure", "median", "lowest", "highest", "bound", "ceiling", ""):
+    table.add_column("measure", overflow="fold")  # the figures stay whole, however narrow the terminal
+    for heading in ("median", "lowest", "highest", "bound", "ceiling", ""):
         table.add_column(heading, no_wrap=True)
     for result in results:
         bound = f"≥ {result.at_least:g}" if result.at_least is not None else f"≤ {result.at_most:g}" if result.at_most is not None else ""
