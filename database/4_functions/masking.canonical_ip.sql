@@ -1,6 +1,6 @@
 -- One spelling per address: lower case, zeros compressed as RFC 5952 (section 4), an IPv4-mapped IPv6 address
 -- (RFC 4291, section 2.5.5.2) as the IPv4 address that it is. Null for whatever is no single address: a network,
--- a port, a zone, or leading zeros in dotted form, which some read as octal (RFC 6943, section 3.1.1).
+-- a port, a zone, a full stop behind it, or leading zeros in dotted form, which some read as octal (RFC 6943, section 3.1.1).
 -- In plpgsql, because in SQL the planner may try the cast on a bad value, and the error would print it.
 create or replace function masking.canonical_ip(value text)
 returns text
@@ -24,7 +24,7 @@ begin
         return spelled;
     end if;
 
-    if strpos(trimmed, '.') > 0 and trimmed ~ '(^|[.:])0[0-9]+(\.|$)' then
+    if strpos(trimmed, '.') > 0 and trimmed ~ '(^|[.:])0[0-9]+(\.|$)|\.$' then
         return null;
     end if;
 

@@ -3,7 +3,7 @@
 import ipaddress
 import itertools
 import json
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -169,6 +169,7 @@ CORPUS: dict[str, tuple[str, list[str]]] = {
     "spaces around the address": (login(ip=" 203.0.113.77\n"), VALID),
     "IPv4 with leading zeros": (login(ip="203.000.113.077"), INVALID_IP),
     "IPv4 with a port": (login(ip="203.0.113.77:443"), INVALID_IP),
+    "IPv4 with a full stop behind": (login(ip="203.0.113.77."), INVALID_IP),
     "IPv4 of three parts": (login(ip="203.0.113"), INVALID_IP),
     "IPv4 of five parts": (login(ip="203.0.113.77.1"), INVALID_IP),
     "IPv4 out of range": (login(ip="203.0.113.777"), INVALID_IP),
@@ -230,7 +231,7 @@ def judge(body: str) -> list[str]:
     try:
         event = json.loads(stored, object_pairs_hook=_object, parse_constant=_refuse, parse_int=lambda _: 0, parse_float=_number)
         _require_text([event])
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, InvalidOperation):
         return NOT_JSON
     if not isinstance(event, dict):
         return NOT_AN_OBJECT

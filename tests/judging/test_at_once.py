@@ -183,12 +183,11 @@ def test_a_run_that_waited_takes_what_landed_while_it_waited(warehouse: Warehous
     """So that its window begins where the other's ended: opened before the wait, it would end before that."""
     warehouse.database.rows("select staging.open_window('user_logins')", "transformer")  # the row to wait for
     with warehouse.database.connect("transformer", autocommit=False) as first:
-        first.execute("select staging.open_window('user_logins')")
+        first.execute("select from staging.watermarks where consumer = 'user_logins' for update")
         with warehouse.database.connect("transformer", autocommit=False) as second, ThreadPoolExecutor(1) as thread:
             opened = thread.submit(second.execute, b"select staging.open_window('user_logins')")
             assert wait_until(lambda: _waiting(warehouse) == 1, WAIT_SECONDS)
             warehouse.land({"landed": GOOD})
-            first.execute("select staging.close_window()")
             first.commit()
             opened.result()
             taken = second.execute(
