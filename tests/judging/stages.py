@@ -28,7 +28,7 @@ class Stage:
 
     trigger: str
     statement: str
-    makes_tables: bool = False
+    is_first_run: bool = False
 
 
 def _row(table: str, message_id: str) -> str:
@@ -53,7 +53,7 @@ def _definition(tag: str) -> str:
 # Half of the rows are written when a run comes to one of these.
 MASKED_ID, REJECTED_ID = "good-250", "bad-25"
 STAGES = {
-    "making the tables": Stage(_definition("CREATE TABLE"), r"do \$create\$", makes_tables=True),
+    "making the tables": Stage(_definition("CREATE TABLE"), r"do \$create\$", is_first_run=True),
     "writing user_logins": Stage(_row("user_logins", MASKED_ID), r'insert into "\w+"\."marts"\."user_logins"'),
     "closing the window of user_logins": Stage(_watermark("user_logins", "taken_before"), "close_window"),
     "committing user_logins": Stage(_commit("user_logins", MASKED_ID), "^COMMIT$"),
@@ -61,14 +61,15 @@ STAGES = {
     "writing rejected_logins": Stage(_row("rejected_logins", REJECTED_ID), r'insert into "\w+"\."marts"\."rejected_logins"'),
     "closing the window of rejected_logins": Stage(_watermark("rejected_logins", "taken_before"), "close_window"),
     "committing rejected_logins": Stage(_commit("rejected_logins", REJECTED_ID), "^COMMIT$"),
+    "making a view": Stage(_definition("CREATE VIEW"), "create view", is_first_run=True),
     "replacing a view": Stage(_definition("CREATE VIEW"), "create view"),
 }
 
 
 @contextlib.contextmanager
 def gate(warehouse: Warehouse, stage: Stage) -> Iterator[None]:
-    """Stop every run at *stage* until the block is left. Where its tables are missing, a run over nothing makes them first."""
-    if not stage.makes_tables:
+    """Stop every run at *stage* until the block is left. What is to be there before, a run over nothing has made."""
+    if not stage.is_first_run:
         warehouse.dbt("run")
     with warehouse.database.connect() as holder:
         holder.execute(FUNCTIONS.encode())
