@@ -31,6 +31,8 @@ IDS = 20_000 if FULL else 2_000
 SEEDS = range(20 if FULL else 1)
 BATCH = IDS // 10
 WAIT_SECONDS = 60
+# A loader runs, is done, was told to stop before it began (75), or before it could hear that.
+ENDS = {None, os.EX_OK, os.EX_TEMPFAIL, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 # What the stub's messages have, and no log may have.
 PERSONAL = ("198.51.100.", '"ip"', "device_id", "user_id")
 
@@ -106,7 +108,12 @@ class Trial:
         return deleted - {message_id for (message_id,) in self.database.rows("select message_id from staging.raw_logins")}
 
     def wait_for(self, what: str, condition: Callable[[], bool]) -> None:
-        assert wait_until(condition, WAIT_SECONDS), f"waited {WAIT_SECONDS} s for: {what}; {self.stub.stats()}"
+        came = wait_until(lambda: condition() or bool(self.failed()), WAIT_SECONDS) and not self.failed()
+        assert came, f"waited for: {what}; {self.failed()}; {self.stub.stats()}"
+
+    def failed(self) -> str:
+        """What the loaders said that ended in an error."""
+        return "".join(loader.output() for loader in self.loaders if loader.process.exitcode not in ENDS)
 
     def wait_until_loaded(self) -> None:
         """Wait until the loader that runs has landed and deleted everything by itself. A careless one need not."""
@@ -237,8 +244,7 @@ def survive(trial: Trial, fault: Fault, seed: int = 0) -> None:
         logs = log.read() + "".join(loader.output() for loader in trial.loaders)
     for personal in PERSONAL:
         assert personal not in logs
-    # 75 is the answer to a signal that came before there was anything to load.
-    assert {loader.wait() for loader in trial.loaders} <= {os.EX_OK, os.EX_TEMPFAIL, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
+    assert not trial.failed()
 
 
 def lose(trial: Trial, fault: Fault) -> None:
