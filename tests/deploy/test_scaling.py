@@ -1,6 +1,5 @@
 """KEDA's scaling of the loader, simulated with the real loader (benchmarks/scaling.py), and the limits that it must keep to."""
 
-import os
 from pathlib import Path
 
 import yaml
@@ -9,7 +8,7 @@ from benchmarks import stub
 from benchmarks.scaling import MOST, SCALED, simulate
 from benchmarks.stub import Stub
 from loader.settings import LoaderSettings
-from tests.support import ROOT, Database
+from tests.support import ROOT, Database, inherited
 
 BASE = ROOT / "deploy" / "kubernetes" / "base"
 SQS_IN_FLIGHT = 120_000
@@ -39,9 +38,8 @@ def test_bursts_scale_the_loader_from_none_to_the_most_and_back_and_nothing_is_l
 
 
 def environment(database: Database, queue: Stub) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "LOADER_", "SQS_"))}
     return (
-        inherited
+        inherited()
         | queue.environment
         | {
             "PGHOST": "127.0.0.1",
