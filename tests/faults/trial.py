@@ -31,8 +31,9 @@ IDS = 20_000 if FULL else 2_000
 SEEDS = range(20 if FULL else 1)
 BATCH = IDS // 10
 WAIT_SECONDS = 60
-# A loader runs, is done, was told to stop before it began (75), or before it could hear that.
-ENDS = {None, os.EX_OK, os.EX_TEMPFAIL, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
+# A loader runs, or it is done, or it was killed, or told to stop before it began: it says 75 or 130, or is not yet the one to
+# answer, and Python says 1 or the signal.
+ENDS = {None, os.EX_OK, os.EX_TEMPFAIL, 128 + signal.SIGINT, 1, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 # What the stub's messages have, and no log may have.
 PERSONAL = ("198.51.100.", '"ip"', "device_id", "user_id")
 
