@@ -61,14 +61,19 @@ begin
     end if;
 
     for given in
-        select held.rolname as held, member.rolname as member
+        select
+            held.rolname as held,
+            member.rolname as member,
+            grantor.rolname as grantor
         from pg_auth_members
         inner join pg_roles as held on pg_auth_members.roleid = held.oid
         inner join pg_roles as member on pg_auth_members.member = member.oid
+        inner join pg_roles as grantor on pg_auth_members.grantor = grantor.oid
         -- on RDS a member of rds_iam logs in with a token instead of a password
         where member.rolname = any(pipeline_roles) and held.rolname <> 'rds_iam'
     loop
-        execute format('revoke %I from %I', given.held, given.member);
+        -- without the grantor it takes back what the administrator gave, and only warns of the rest
+        execute format('revoke %I from %I granted by %I cascade', given.held, given.member, given.grantor);
     end loop;
 end
 $$;

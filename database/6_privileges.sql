@@ -2,26 +2,67 @@
 -- is taken back. An analyst's grants on the views are in dbt_project/dbt_project.yml, where the views are made.
 -- tests/access/privileges.txt lists, from the catalog, what comes of it.
 
--- Nobody has what is not given below.
+-- Nobody has what is not given below; what somebody gave on from there goes with it.
 do $$
 begin
-    execute format('revoke all on database %I from public, loader, transformer, analyst, pii_requester, pii_approver', current_database());
-    execute format('grant connect on database %I to loader, transformer, analyst, pii_requester, pii_approver', current_database());
+    execute format(
+        'revoke all on database %I from public, loader, transformer, analyst, pii_requester, pii_approver, privacy_officer, marts_keeper cascade',
+        current_database()
+    );
+    execute format(
+        'grant connect on database %I to loader, transformer, analyst, pii_requester, pii_approver, privacy_officer', current_database()
+    );
     -- dbt builds each increment in a temporary table; the loader lands a batch through one
     execute format('grant temporary on database %I to loader, transformer', current_database());
 end
 $$;
-revoke all on schema public from public, loader, transformer, analyst, pii_requester, pii_approver;
-revoke all on schema staging, masking, recovery from public, loader, transformer, analyst, pii_requester, pii_approver;
-revoke all on schema marts, analytics from public, loader, analyst, pii_requester, pii_approver;
+revoke all on schema public, staging, masking, recovery
+from public, loader, transformer, analyst, pii_requester, pii_approver, privacy_officer, marts_keeper cascade;
+revoke all on schema marts, analytics
+from public, loader, analyst, pii_requester, pii_approver, privacy_officer, marts_keeper cascade;
 revoke all on all tables in schema staging, masking, recovery
-from public, loader, transformer, analyst, pii_requester, pii_approver;
-revoke all on all tables in schema marts from public, loader, analyst, pii_requester, pii_approver;
-revoke all on all tables in schema analytics from public, loader, pii_requester, pii_approver;
-revoke insert, update, delete, truncate, references, trigger on all tables in schema analytics from analyst;
-revoke all on all functions in schema staging, masking, recovery
-from public, loader, transformer, analyst, pii_requester, pii_approver;
-revoke all on all functions in schema marts, analytics from public, loader, analyst, pii_requester, pii_approver;
+from public, loader, transformer, analyst, pii_requester, pii_approver, privacy_officer, marts_keeper cascade;
+revoke all on all tables in schema marts
+from public, loader, analyst, pii_requester, pii_approver, privacy_officer, marts_keeper cascade;
+revoke all on all tables in schema analytics
+from public, loader, pii_requester, pii_approver, privacy_officer, marts_keeper cascade;
+do $$
+declare
+    granted regclass;
+begin
+    -- what dbt gave an analyst stays, to be read and no more
+    for granted in
+        select oid from pg_class
+        where
+            relnamespace = 'analytics'::regnamespace
+            and relkind in ('r', 'p', 'v', 'm', 'f')
+            and has_table_privilege('analyst', oid, 'select')
+        order by oid
+    loop
+        execute format('revoke all on %s from analyst cascade', granted);
+        execute format('grant select on %s to analyst', granted);
+    end loop;
+end
+$$;
+revoke all on all functions in schema staging, masking
+from public, loader, transformer, analyst, pii_requester, pii_approver, privacy_officer, marts_keeper cascade;
+revoke all on all functions in schema recovery
+from public, loader, transformer, analyst, pii_requester, pii_approver, privacy_officer cascade;
+revoke all on all functions in schema marts, analytics
+from public, loader, analyst, pii_requester, pii_approver, privacy_officer, marts_keeper cascade;
+do $$
+declare
+    anothers regprocedure;
+begin
+    -- its own functions it must be able to run
+    for anothers in
+        select oid from pg_proc
+        where pronamespace = 'recovery'::regnamespace and proowner <> 'marts_keeper'::regrole
+    loop
+        execute format('revoke all on function %s from marts_keeper cascade', anothers);
+    end loop;
+end
+$$;
 
 -- loader: land, and nothing else; the columns that it may not set (landed_at, landed_xid) keep their defaults
 grant usage on schema staging to loader;
@@ -72,12 +113,16 @@ $$;
 
 -- What a role has set for itself goes; the limits keep a forgotten session from holding the pipeline up. They are no guard:
 -- each role may set them otherwise.
-alter role loader reset all;
-alter role transformer reset all;
-alter role analyst reset all;
-alter role pii_requester reset all;
-alter role pii_approver reset all;
-alter role privacy_officer reset all;
+do $$
+declare
+    this_role text;
+begin
+    foreach this_role in array array['loader', 'transformer', 'analyst', 'pii_requester', 'pii_approver', 'privacy_officer'] loop
+        execute format('alter role %I reset all', this_role);
+        execute format('alter role %I in database %I reset all', this_role, current_database());
+    end loop;
+end
+$$;
 alter role loader set idle_in_transaction_session_timeout = '5min';
 alter role transformer set idle_in_transaction_session_timeout = '30min';
 alter role analyst set default_transaction_read_only = on;
@@ -89,35 +134,32 @@ alter role pii_approver set statement_timeout = '1min';
 alter role pii_approver set idle_in_transaction_session_timeout = '1min';
 alter role privacy_officer set idle_in_transaction_session_timeout = '1min';
 
--- Of the roles that handle plain text, the server's log keeps no error, which may quote a value (the client gets it), and no
--- parameter. Only a superuser may say so here; elsewhere the server's own settings must.
+-- Of this database the server's log keeps no error, which may quote a value (the client gets it), no statement that failed, and no
+-- parameter. Said of the database and not of each role, for a person logs in with a role of their own, which inherits what a group may
+-- and not what is set for it. Where the administrator may not say so (a managed server), the server's own settings must.
 do $$
 declare
-    handles_plain_text text;
+    quiet record;
 begin
-    if not (select rolsuper from pg_roles where rolname = current_user) then
-        return;
-    end if;
-
-    foreach handles_plain_text in array array['loader', 'transformer', 'pii_requester', 'pii_approver', 'privacy_officer'] loop
-        execute format('alter role %I set log_min_messages = log', handles_plain_text);
-        execute format('alter role %I set log_parameter_max_length = 0', handles_plain_text);
+    for quiet in
+        select
+            wanted.name,
+            wanted.value
+        from (
+            values
+            ('log_min_messages', 'log'), ('log_min_error_statement', 'panic'),
+            ('log_parameter_max_length', '0'), ('log_parameter_max_length_on_error', '0')
+        ) as wanted (name, value)
+        where has_parameter_privilege(wanted.name, 'set')
+    loop
+        execute format('alter database %I set %I = %L', current_database(), quiet.name, quiet.value);
     end loop;
+    -- such a person's forgotten session would hold dbt's window back
+    execute format('alter database %I set idle_in_transaction_session_timeout = %L', current_database(), '30min');
 end
 $$;
 
 -- Recovery.
-do $$
-begin
-    execute format('revoke all on database %I from privacy_officer, marts_keeper', current_database());
-    execute format('grant connect on database %I to privacy_officer', current_database());
-end
-$$;
-revoke all on schema staging, masking, recovery, marts, analytics from privacy_officer, marts_keeper;
-revoke all on all tables in schema staging, masking, recovery, marts, analytics from privacy_officer, marts_keeper;
-revoke all on all functions in schema staging, masking from privacy_officer, marts_keeper;
-revoke all on all functions in schema recovery from privacy_officer;
-
 -- marts_keeper: what dbt may (database/1_roles.sql), and the pairs of tokens in a rotation
 grant usage on schema recovery to marts_keeper;
 grant select on recovery.rotated_tokens to marts_keeper;

@@ -34,6 +34,33 @@ def test_migrate_takes_back_a_membership_and_a_grant_made_by_hand(masked: Databa
             connection.execute("revoke pg_read_all_data, pipeline_owner from analyst; alter role analyst reset search_path")
 
 
+def test_migrate_takes_back_a_membership_that_another_administrator_gave(masked: Database) -> None:
+    """REVOKE takes back what its own grantor gave, and merely warns of the rest."""
+    with masked.connect() as connection:
+        try:
+            connection.execute(
+                "create role mine; grant transformer to mine with admin option; grant pg_read_all_data to mine with admin option"
+            )
+            connection.execute(
+                "set role mine; grant transformer to analyst with admin option; grant pg_read_all_data to loader; reset role"
+            )
+            connection.execute("set role analyst; grant transformer to pii_approver; reset role")
+            migrate(connection, DATABASE_FILES, {})
+            members = connection.execute(
+                "select member::regrole::text from pg_auth_members where member::regrole::text in ('analyst', 'loader', 'pii_approver')"
+            ).fetchall()
+        finally:
+            connection.execute("reset role; drop owned by mine; drop role mine")
+    assert members == []
+
+
+def test_migrate_resets_what_a_role_set_for_itself_in_this_database(masked: Database) -> None:
+    with masked.connect() as connection:
+        connection.execute(f"alter role analyst in database {masked.name} set search_path = mine".encode())
+        migrate(connection, DATABASE_FILES, {})
+    assert masked.value("show search_path", "analyst") == '"$user", public'
+
+
 def test_migrate_refuses_a_role_that_is_too_mighty(masked: Database) -> None:
     with masked.connect() as connection:
         connection.execute("alter role analyst bypassrls")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Database
+from loader.migrate import migrate
+from tests.support import DATABASE_FILES, Database
 
 SNAPSHOT = Path(__file__).with_name("privileges.txt")
 QUERY = SNAPSHOT.with_suffix(".sql").read_text()
@@ -25,6 +26,24 @@ def test_privileges_are_those_that_were_reviewed(masked: Database) -> None:
         difflib.unified_diff(SNAPSHOT.read_text().splitlines(keepends=True), now.splitlines(keepends=True), "reviewed", "found")
     )
     assert not difference, f"privileges changed; if they should, run make snapshot and have the change reviewed:\n{difference}"
+
+
+@pytest.mark.parametrize("role", ["loader", "transformer", "analyst", "pii_requester", "pii_approver", "privacy_officer", "marts_keeper"])
+def test_migrate_takes_back_whatever_was_granted_by_hand(masked: Database, role: str) -> None:
+    """And what was granted on from there."""
+    before = listed(masked)
+    schemas = "staging, masking, recovery, marts, analytics"
+    with masked.connect() as connection:
+        connection.execute(f"grant all on database {masked.name} to {role} with grant option".encode())
+        connection.execute(f"grant all on schema public, {schemas} to {role} with grant option".encode())
+        for kind in ("tables", "functions"):
+            connection.execute(f"grant all on all {kind} in schema {schemas} to {role} with grant option".encode())
+        connection.execute(f"grant select (body) on staging.raw_logins to {role}".encode())
+        if role != "marts_keeper":  # nobody logs in as it
+            connection.execute(f"set role {role}; grant select on marts.user_logins to privacy_officer; reset role".encode())
+        assert f"relation  marts.user_logins: {role} may" in listed(masked) or role == "transformer"
+        migrate(connection, DATABASE_FILES, {})
+    assert listed(masked) == before
 
 
 @pytest.mark.parametrize(

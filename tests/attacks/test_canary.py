@@ -1,7 +1,7 @@
 """A personal value goes through a load, a migration, a dbt run and a dbt test that fail on purpose, and is in no log,
 artefact, metric, error or statistics view afterwards.
 
-The server logs all that PostgreSQL can log, for a server that is managed by others may, and the roles' own log settings,
+The server logs all that PostgreSQL can log, for a server that is managed by others may, and the database's own log settings,
 which only a superuser can make, are off.
 """
 
@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -21,86 +20,14 @@ import pytest
 
 import loader.migrate
 from loader.migrate import MigrationError, migrate
-from sandbox import postgres, processes
+from sandbox import processes
 from tests import canaries, support
+from tests.attacks.conftest import Talkative
 from tests.support import DATABASE_FILES, ROOT, Database, Queue
 
-TALKATIVE = {
-    "log_min_messages": "notice",
-    "log_min_error_statement": "notice",
-    "log_error_verbosity": "verbose",
-    "log_statement": "all",
-    "log_min_duration_statement": "0",
-    "log_parameter_max_length": "-1",
-    "log_parameter_max_length_on_error": "-1",
-    "shared_preload_libraries": "pg_stat_statements,auto_explain",
-    "pg_stat_statements.track": "all",
-    "auto_explain.log_min_duration": "0",
-    "auto_explain.log_verbose": "on",
-    "auto_explain.log_nested_statements": "on",
-    "auto_explain.log_parameter_max_length": "-1",
-}
 WAIT_SECONDS = 60
 # an error prints the first 64 bytes of a column
 SHORT = f"{canaries.DEVICE_ID} from {canaries.IPV4}"
-
-
-@dataclass
-class Talkative:
-    """A database whose server logs everything, and how much of that log was there before."""
-
-    database: Database
-    read_characters: int = 0
-
-    def mark(self) -> None:
-        """Let what is logged from here on be what counts."""
-        self.read_characters = len(self.database.server.log.read_text(errors="replace"))
-
-    def logged(self) -> str:
-        """What the server logged since the mark."""
-        return self.database.server.log.read_text(errors="replace")[self.read_characters :]
-
-    def assert_nothing_leaked(self, *outputs: str, folder: Path | None = None) -> None:
-        """No canary in *outputs*, in the files under *folder*, in the server's log; no key there; none in what the server counts."""
-        assert len(self.logged()) > 1_000  # it does log
-        for output in (*outputs, self.logged()):
-            assert not canaries.found_in(output)
-        assert not canaries.keys_found_in(self.logged(), support.key_blocks(self.database))
-        assert folder is None or not canaries.found_under(folder)
-        with self.database.connect() as connection:
-            texts = support.readable(connection)
-        assert "pg_stat_statements" in texts
-        assert not [name for name, text in texts.items() if not name.startswith("staging.") and canaries.found_in(text)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, passwords: Mapping[str, str]) -> Iterator[Database]:
-    directory = tmp_path_factory.mktemp("talkative")
-    server = postgres.Postgres(directory, processes.free_port(), "postgres", "talkative")
-    try:
-        postgres.start(server, postgres.SETTINGS | postgres.THROWAWAY_SETTINGS | TALKATIVE)
-        yield Database(server, "postgres", passwords)
-    finally:
-        postgres.stop(server)
-
-
-@pytest.fixture
-def talkative(server: Database, request: pytest.FixtureRequest) -> Iterator[Talkative]:
-    """A migrated database of the test's own."""
-    name = f"canary_{abs(hash(request.node.name))}"
-    with server.connect() as connection:
-        connection.execute(f"create database {name}".encode())
-    database = Database(server.server, name, server.passwords)
-    with database.connect() as connection:
-        migrate(connection, DATABASE_FILES, server.passwords)
-        connection.execute("create extension pg_stat_statements; select pg_stat_statements_reset()")
-        for role in server.passwords:
-            connection.execute(f"alter role {role} reset all".encode())
-    made = Talkative(database)
-    made.mark()
-    yield made
-    with server.connect() as connection:
-        connection.execute(f"drop database {name} with (force)".encode())
 
 
 def land_quietly(database: Database, *bodies: str) -> None:
@@ -135,27 +62,62 @@ def test_canary_in_a_load_that_fails(talkative: Talkative, queue: Queue) -> None
     assert canaries.found_in(talkative.logged())
 
 
-def test_canary_in_a_load_and_its_metrics(talkative: Talkative, queue: Queue) -> None:
+def outputs_of_follow(talkative: Talkative, queue: Queue, program: list[str]) -> tuple[str, str]:
+    """What *program*, a loader, prints, and what its metrics say, while the server lands nothing and when it lands again."""
     port = processes.free_port()
     environ = support.environment(talkative.database, queue) | {"LOADER_HTTP_PORT": str(port)}
-    talkative.mark()
-    queue.send(canaries.login(), canaries.login()[:-1])
-    follow = subprocess.Popen(
-        [sys.executable, "-m", "loader", "follow"], env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    full_disk = (
+        "create function staging.full_disk() returns trigger language plpgsql as "
+        "$$ begin raise 'no space left on device' using errcode = 'disk_full'; end $$"
     )
-    try:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while talkative.database.value("select count(*) from staging.raw_logins") < 2 and time.monotonic() < deadline:
+    metrics = ""
+
+    def scrape_until(line: str) -> None:
+        nonlocal metrics
+        while not re.search(line, metrics, re.MULTILINE):
+            assert follow.poll() is None
             time.sleep(0.05)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
-            metrics = response.read().decode()
-    finally:
-        follow.send_signal(signal.SIGTERM)
-        output, _ = follow.communicate(timeout=WAIT_SECONDS)
-    assert "landed" in metrics
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+                    metrics += response.read().decode()
+            except urllib.error.URLError:
+                continue
+
+    with talkative.database.connect() as connection:
+        connection.execute(full_disk.encode())
+        connection.execute("create trigger full_disk before insert on staging.raw_logins for each row execute function staging.full_disk()")
+        queue.send(canaries.login(), canaries.login()[:-1])
+        follow = subprocess.Popen(
+            [sys.executable, *program], env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            scrape_until("^loader_database_errors_total [1-9]")
+            connection.execute("drop trigger full_disk on staging.raw_logins; drop function staging.full_disk")
+            scrape_until(r"^loader_messages_landed_total 2\.0")
+        finally:
+            follow.send_signal(signal.SIGTERM)
+            output, _ = follow.communicate(timeout=WAIT_SECONDS)
+    return output, metrics
+
+
+def test_canary_in_a_load_that_fails_for_a_while_and_its_metrics(talkative: Talkative, queue: Queue) -> None:
+    talkative.mark()
+    output, metrics = outputs_of_follow(talkative, queue, ["-m", "loader", "follow"])
+    assert "no space left on device" in output
     talkative.assert_nothing_leaked(output, metrics)
 
-    # an INSERT has its values in parameters, and the server logs those
+    # a loader that says what it could not land, and counts by it
+    with talkative.database.connect() as connection:
+        connection.execute("truncate staging.raw_logins")
+    output, metrics = outputs_of_follow(talkative, queue, ["-m", "tests.attacks.gossip", "follow"])
+    assert canaries.found_in(output)
+    assert canaries.found_in(metrics)
+
+
+def test_canary_in_the_parameters_of_an_insert(talkative: Talkative) -> None:
+    """Why the loader copies: the server logs parameters, and what is copied it does not."""
+    land_quietly(talkative.database, canaries.login())
+    talkative.assert_nothing_leaked()
     support.land(talkative.database, [canaries.login()])
     assert canaries.found_in(talkative.logged())
 
@@ -232,9 +194,20 @@ def test_canary_in_a_dbt_test_that_fails(talkative: Talkative, tmp_path: Path) -
     assert re.search("FAIL [0-9]+ token_format_analytics_user_logins_masked_device_id", failed.stdout)
     talkative.assert_nothing_leaked(failed.stdout, failed.stderr, folder=tmp_path)
 
-    # what dbt is told to show, it shows, and logs: the search would have found it
-    shown = support.dbt(
-        database, ["show", "--output", "json", "--inline", "select body from {{ source('staging', 'raw_logins') }}"], tmp_path
-    )
-    assert canaries.found_in(shown.stdout)
-    assert canaries.found_under(tmp_path)
+    # the guards removed: a test that shows what it finds, in a table; and one that casts before it looks
+    project = shutil.copytree(ROOT / "dbt_project", tmp_path / "project", ignore=shutil.ignore_patterns("target", "logs"))
+    settings = project / "dbt_project.yml"
+    settings.write_text(settings.read_text().replace("+store_failures: false", "+store_failures: true\n  +schema: marts"))
+    shows = project / "tests" / "generic" / "token_format.sql"
+    shows.write_text(shows.read_text().replace("select 1 as malformed", "select {{ column_name }} as malformed"))
+    (project / "tests" / "assert_casts.sql").write_text("select 1 from {{ ref('user_logins') }} where masked_device_id::uuid is null")
+    with database.connect() as connection:
+        connection.execute("update marts.user_logins set masked_device_id = %s", [canaries.DEVICE_ID])
+    outputs = tmp_path / "careless"
+    careless = support.dbt(database, ["test", "--select", "analytics_user_logins", "assert_casts"], outputs, project)
+    with database.connect() as connection:
+        stored = {name for name, text in support.readable(connection).items() if canaries.found_in(text)}
+    assert "marts.token_format_analytics_user_logins_masked_device_id" in stored
+    for found in (canaries.found_in(careless.stdout), canaries.found_under(outputs / "logs"), canaries.found_under(outputs / "target")):
+        assert canaries.DEVICE_ID in found
+    assert canaries.found_in(talkative.logged())

@@ -1,0 +1,86 @@
+"""A server that logs and counts all that PostgreSQL can, for attacks that read what it wrote."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from loader.migrate import migrate
+from sandbox import postgres, processes
+from tests import canaries, support
+from tests.support import DATABASE_FILES, Database
+
+TALKATIVE = {
+    "log_min_messages": "notice",
+    "log_min_error_statement": "notice",
+    "log_error_verbosity": "verbose",
+    "log_statement": "all",
+    "log_min_duration_statement": "0",
+    "log_parameter_max_length": "-1",
+    "log_parameter_max_length_on_error": "-1",
+    "shared_preload_libraries": "pg_stat_statements,auto_explain",
+    "pg_stat_statements.track": "all",
+    "auto_explain.log_min_duration": "0",
+    "auto_explain.log_verbose": "on",
+    "auto_explain.log_nested_statements": "on",
+    "auto_explain.log_parameter_max_length": "-1",
+}
+
+
+@dataclass
+class Talkative:
+    """A database whose server logs everything, and how much of that log was there before."""
+
+    database: Database
+    read_characters: int = 0
+
+    def mark(self) -> None:
+        """Let what is logged from here on be what counts."""
+        self.read_characters = len(self.database.server.log.read_text(errors="replace"))
+
+    def logged(self) -> str:
+        """What the server logged since the mark."""
+        return self.database.server.log.read_text(errors="replace")[self.read_characters :]
+
+    def assert_nothing_leaked(self, *outputs: str, folder: Path | None = None) -> None:
+        """No canary in *outputs*, in the files under *folder*, in the server's log; no key there; none in what the server counts."""
+        assert len(self.logged()) > 1_000  # it does log
+        for output in (*outputs, self.logged()):
+            assert not canaries.found_in(output)
+        assert not canaries.keys_found_in(self.logged(), support.key_blocks(self.database))
+        assert folder is None or not canaries.found_under(folder)
+        with self.database.connect() as connection:
+            texts = support.readable(connection)
+        assert "pg_stat_statements" in texts
+        assert not [name for name, text in texts.items() if not name.startswith("staging.") and canaries.found_in(text)]
+
+
+@pytest.fixture(scope="session")
+def talkative_server(tmp_path_factory: pytest.TempPathFactory, passwords: Mapping[str, str]) -> Iterator[Database]:
+    directory = tmp_path_factory.mktemp("talkative")
+    server = postgres.Postgres(directory, processes.free_port(), "postgres", "talkative")
+    try:
+        postgres.start(server, postgres.SETTINGS | postgres.THROWAWAY_SETTINGS | TALKATIVE)
+        yield Database(server, "postgres", passwords)
+    finally:
+        postgres.stop(server)
+
+
+@pytest.fixture
+def talkative(talkative_server: Database, request: pytest.FixtureRequest) -> Iterator[Talkative]:
+    """A migrated database of the test's own, whose log settings, which only a superuser can make, are off."""
+    server = talkative_server
+    name = f"canary_{abs(hash(request.node.name))}"
+    with server.connect() as connection:
+        connection.execute(f"create database {name}".encode())
+    database = Database(server.server, name, server.passwords)
+    with database.connect() as connection:
+        migrate(connection, DATABASE_FILES, server.passwords)
+        connection.execute("create extension pg_stat_statements; select pg_stat_statements_reset()")
+        connection.execute(f"alter database {name} reset all".encode())
+    made = Talkative(database)
+    made.mark()
+    yield made
+    with server.connect() as connection:
+        connection.execute(f"drop database {name} with (force)".encode())
