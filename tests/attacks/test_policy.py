@@ -1,5 +1,6 @@
 """The masking policy in sources.yml is what the database does: no field marked personal gets out but as the token that it names."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +83,44 @@ def test_a_view_for_analysts_is_made_of_marts_alone() -> None:
         )
 
 
-def test_a_new_field_without_a_policy_fails_a_dbt_test_that_shows_neither_its_name_nor_its_value(masked: Database, tmp_path: Path) -> None:
-    assert support.dbt(masked, POLICY_TEST, tmp_path).returncode == 0
-    (message_id,) = support.land(masked, [canaries.login(canary_field=canaries.NO_ADDRESS)])
-    with masked.connect() as connection:
+def land_accepted(database: Database, *bodies: str) -> None:
+    """Land logins that are accepted already, each of another user."""
+    with database.connect() as connection:
         connection.execute("create temp table accepted as select * from marts.user_logins limit 1")
-        connection.execute("update accepted set message_id = %s", [message_id])
-        connection.execute("insert into marts.user_logins select * from accepted")
+        for number, message_id in enumerate(support.land(database, bodies)):
+            connection.execute("update accepted set message_id = %s, user_id = %s", [message_id, f"u{number}"])
+            connection.execute("insert into marts.user_logins select * from accepted")
+
+
+def test_a_new_field_without_a_policy_fails_a_dbt_test_that_names_it(masked: Database, tmp_path: Path) -> None:
+    assert support.dbt(masked, POLICY_TEST, tmp_path).returncode == 0
+    land_accepted(masked, *[canaries.login(referrer=f"{canaries.NO_ADDRESS} {number}") for number in range(5)])
     failed = support.dbt(masked, POLICY_TEST, tmp_path)
     assert failed.returncode == 1, failed.stdout
+    assert "5 logins carry the field referrer, and it has no masking policy: say in models/staging/sources.yml what it is" in failed.stdout
     assert "FAIL 1" in failed.stdout
     assert not canaries.found_in(failed.stdout)
-    assert "canary_field" not in failed.stdout
     assert not canaries.found_under(tmp_path)
+
+
+def test_a_name_of_a_field_that_may_be_a_value_is_shown_nowhere(masked: Database, tmp_path: Path) -> None:
+    """A producer who means harm puts values into names; what few users share, or what no name looks like, is not printed."""
+    personal = "canary_of_one_person"
+    of_four: dict[str, Any] = {personal: 1, canaries.IPV6: 1}
+    no_names: dict[str, Any] = {canaries.IPV4: 1, canaries.DEVICE_ID: 1, "\x1b]0;canary": 1, "c" * 33: 1}
+    land_accepted(masked, *[canaries.login(**of_four)] * 4, *[canaries.login(**no_names)] * 5)
+    failed = support.dbt(masked, POLICY_TEST, tmp_path)
+    assert failed.returncode == 1, failed.stdout
+    assert "28 times a login carries a field whose name may be a value" in failed.stdout
+    assert "FAIL 1" in failed.stdout
+    outputs = failed.stdout + "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
+    for name in (personal, canaries.IPV4, canaries.IPV6, canaries.DEVICE_ID, "\x1b]0;canary", "\\u001b]0;canary", "c" * 33):
+        assert name not in outputs
+
+    # the guards removed
+    project = Path(shutil.copytree(ROOT / "dbt_project", tmp_path / "project", ignore=shutil.ignore_patterns("target", "logs")))
+    careless = project / "tests" / "assert_every_field_has_a_masking_policy.sql"
+    careless.write_text(careless.read_text().replace("[A-Za-z_]{1,32}", ".*").replace("{{ var('min_group_users') }}", "0"))
+    shown = support.dbt(masked, POLICY_TEST, tmp_path / "careless", project).stdout
+    for name in (personal, canaries.IPV4, canaries.IPV6, canaries.DEVICE_ID, "c" * 33):
+        assert name in shown
