@@ -79,6 +79,8 @@ def on_everything(role: str) -> tuple[Attack, ...]:
         Attack("reading large objects", "select count(*) from pg_largeobject", f"grant select on pg_largeobject to {role}"),
         Attack("reading passwords", "select rolpassword from pg_authid", f"grant select on pg_authid to {role}"),
         Attack("reading raw statistics", "select * from pg_statistic", f"grant select on pg_statistic to {role}"),
+        Attack("reading the server's settings files", "select * from pg_file_settings", anything),
+        Attack("reading where the server's files are", "show data_directory", f"grant pg_read_all_settings to {role}"),
         Attack("reading who may connect", "select * from pg_hba_file_rules", anything),
         Attack("logging every statement", "set log_statement = 'all'", f"grant set on parameter log_statement to {role}"),
         Attack("switching triggers off", "set session_replication_role = replica", anything),

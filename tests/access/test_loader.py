@@ -46,6 +46,24 @@ def test_an_error_shows_the_loader_no_body(masked_for_all: Database, row: str) -
         assert canaries.DEVICE_ID in detail("alter table staging.raw_logins disable row level security")
 
 
+def test_a_temp_table_of_the_loaders_does_not_come_before_the_catalog(masked: Database) -> None:
+    """staging.ensure_partitions() runs as the owner: with the loader's tables in the catalog's place the loader chooses what it makes."""
+
+    def makes_the_partition(search_path: str) -> bool:
+        with masked.connect("loader") as connection:
+            connection.execute("create temp table pg_class (relnamespace regnamespace, relname text)")
+            connection.execute("insert into pg_class values ('staging', 'raw_logins_20240229'); grant select on pg_class to public")
+            connection.execute(f"set search_path = {search_path}".encode())
+            connection.execute("select staging.ensure_partitions(array[date '2024-02-29'])")
+        return bool(masked.value("select to_regclass('staging.raw_logins_20240229') is not null"))
+
+    assert makes_the_partition("pg_temp, pg_catalog")
+    with masked.connect() as connection:
+        connection.execute("drop table staging.raw_logins_20240229")
+        connection.execute("alter function staging.ensure_partitions(date[]) reset search_path")
+    assert not makes_the_partition("pg_temp, pg_catalog")
+
+
 @attacks_as(
     "loader",
     Attack("reading a body", "select body from staging.raw_logins", READ),

@@ -5,11 +5,8 @@ import pytest
 from tests import canaries
 from tests.support import Database
 
-# every address that is kept for documentation, the canary's among them
-GUESSES = (
-    "select prefix || b as ip from (values ('192.0.2.'), ('198.51.100.'), ('203.0.113.')) as networks (prefix) "
-    "cross join generate_series(0, 255) as b"
-)
+# the whole /16 around known addresses, 65,536 guesses, the canary's among them
+GUESSES = "select '198.51.' || a || '.' || b as ip from generate_series(0, 255) as a cross join generate_series(0, 255) as b"
 PLAIN = {
     "itself": "ip",
     "md5": "md5(ip)",
@@ -37,6 +34,11 @@ def addresses_found(database: Database, guess: str) -> int:
             "or regexp_replace(masked_network, '^v[0-9]+:', '') in (select hash from hashed)"
         )
     )
+
+
+def test_the_dictionary_is_a_whole_network_with_the_canary_in_it(masked_for_all: Database) -> None:
+    found = masked_for_all.rows(f"select count(distinct ip), bool_or(ip = '{canaries.IPV4}') from ({GUESSES}) as guesses")
+    assert found == [(2**16, True)]
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -113,7 +113,46 @@ def test_a_callers_operator_is_not_used(masked: Database) -> None:
     assert gets_the_key(masked, statements[4:])
 
 
-@pytest.mark.parametrize("role", ["analyst", "transformer"])
+NOISY = (
+    "load 'auto_explain'",
+    "set auto_explain.log_min_duration = 0",
+    "set auto_explain.log_nested_statements = on",
+    "set auto_explain.log_verbose = on",
+    "set auto_explain.log_parameter_max_length = -1",
+    "set log_statement = 'all'",
+    "set log_min_duration_statement = 0",
+    "set log_parameter_max_length = -1",
+    "set client_min_messages = log",
+    "set debug_pretty_print = off",
+    *(f"set {name} = on" for name in PRINTED),
+)
+
+
+@pytest.mark.parametrize("statement", ["select masking.create_key('ip')", "select recovery.begin_rotation()"])
+def test_key_is_in_no_log_and_no_plan_when_it_is_made(masked: Database, statement: str) -> None:
+    """Run by an administrator who has everything logged, of the statements inside functions too."""
+
+    def shows_the_key() -> bool:
+        with masked.connect() as connection:
+            told = printed(connection, [*NOISY, *[statement] * 2])
+            connection.execute("set client_min_messages = warning")
+            blocks = connection.execute(
+                "select inner_block, outer_block from masking.keys union all select inner_block, outer_block from recovery.next_keys"
+            ).fetchall()
+        assert len(told) > 10_000
+        # the key itself is its block without the padding
+        keys = [bytes(byte ^ 0x36 for byte in inner[:32]) for inner, _ in blocks]
+        return canaries.keys_found_in(told, [*keys, *(block for row in blocks for block in row)])
+
+    made = masked.value("select count(*) from masking.keys")
+    assert not shows_the_key()
+    assert masked.value("select (select count(*) from masking.keys) + (select count(*) from recovery.next_keys)") > made
+    with masked.connect() as connection:
+        connection.execute("alter function masking.create_key(text) reset plan_cache_mode; truncate recovery.next_keys, recovery.rotation")
+    assert shows_the_key()
+
+
+@pytest.mark.parametrize("role", ["analyst", "transformer", "loader", "pii_requester", "pii_approver", "privacy_officer"])
 def test_no_relation_that_a_role_can_read_holds_a_key(masked: Database, role: str) -> None:
     """Not the catalog either: function sources, statistics, settings, the plans of views, comments."""
 
