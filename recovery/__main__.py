@@ -17,7 +17,7 @@ from rich.progress import Progress
 from recovery.session import RecoveryError, call, connect
 
 PURPOSES = ("fraud", "security_incident", "data_subject_request", "legal_obligation")
-ROTATION_BATCH_MESSAGES = 50_000
+ROTATION_BATCH_MESSAGES = 200_000
 SCRUB_ATTEMPTS = 5
 
 

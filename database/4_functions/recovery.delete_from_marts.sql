@@ -6,11 +6,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- a trigger on dbt's table runs as this function's owner and may have had it run as its caller
-    if current_user operator(pg_catalog.!=) 'marts_keeper' then
-        raise exception 'delete_from_marts() runs as %, not as marts_keeper: somebody altered it', current_user
-            using errcode = 'insufficient_privilege', hint = 'look for triggers on marts, and run python -m loader migrate';
-    end if;
+    perform recovery.require_keeper('delete_from_marts');
 
     logins := 0;
     rejections := 0;

@@ -9,6 +9,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     message_ids text[];
+    sent_ats timestamptz[];
 begin
     perform recovery.refuse_old_snapshot();
     if length(btrim(user_id)) > 0 is not true then
@@ -21,45 +22,21 @@ begin
     insert into recovery.tombstones (user_token) values (masking.token('erased_user', erase.user_id))
     on conflict do nothing;
 
-    with
+    select
+        coalesce(array_agg(raw_login.message_id), '{}'),
+        array_agg(raw_login.sent_at)
+    into message_ids, sent_ats
+    from staging.raw_logins as raw_login
+    -- most bodies are told apart without being parsed; a backslash may hide letters
+    where (strpos(raw_login.body, erase.user_id) > 0 or strpos(raw_login.body, '\') > 0)
+        and recovery.names_user(raw_login.body, erase.user_id);
 
-    deleted as (
-
-        delete from staging.raw_logins
-        -- most bodies are told apart without being parsed; a backslash may hide letters
-        where (strpos(raw_logins.body, erase.user_id) > 0 or strpos(raw_logins.body, '\') > 0)
-            and recovery.names_user(raw_logins.body, erase.user_id)
-        returning raw_logins.message_id, raw_logins.sent_at, raw_logins.tableoid
-
-    ),
-
-    remembered as (
-
-        insert into recovery.erased_messages (message_id, sent_at)
-        select
-            deleted.message_id,
-            deleted.sent_at
-        from deleted
-        on conflict do nothing
-
-    ),
-
-    to_scrub as (
-
-        insert into recovery.scrubs (relation)
-        select distinct deleted.tableoid::regclass
-        from deleted
-        on conflict (relation) do update set deleted_xid = excluded.deleted_xid
-
-    )
-
-    select coalesce(array_agg(deleted.message_id), '{}') into message_ids from deleted;
+    raw_messages := recovery.delete_messages(message_ids, sent_ats);
 
     select
-        cardinality(message_ids),
         deleted.logins,
         deleted.rejections
-    into raw_messages, logins, rejections
+    into logins, rejections
     from recovery.delete_from_marts(erase.user_id, message_ids) as deleted;
 
     insert into recovery.scrubs (relation)

@@ -43,7 +43,7 @@ begin
 
     batch as materialized (
 
-        select raw_logins.body
+        select recovery.event(raw_logins.body) as event
         from staging.raw_logins
         where raw_logins.landed_xid >= from_xid and raw_logins.landed_xid < before_xid
 
@@ -55,7 +55,7 @@ begin
             masked.domain,
             masked.masked_form
         from batch
-        cross join lateral recovery.masked_values(recovery.event(batch.body)) as masked
+        cross join lateral recovery.masked_values(batch.event) as masked
 
     ),
 
@@ -69,9 +69,8 @@ begin
 
     ),
 
-    paired as (
+    pairs as (
 
-        insert into recovery.rotated_tokens (old_token, new_token)
         select
             pair.old_token,
             pair.new_token
@@ -80,9 +79,19 @@ begin
             masking.tokens(by_domain.domain, by_domain.masked_forms),
             recovery.next_tokens(by_domain.domain, by_domain.masked_forms)
         ) as pair (old_token, new_token)
-        -- a second, different new token violates not null
-        on conflict (old_token) do update set new_token = null
-        where rotated_tokens.new_token != excluded.new_token
+
+    ),
+
+    paired as (
+
+        insert into recovery.rotated_tokens (old_token, new_token)
+        select
+            pairs.old_token,
+            pairs.new_token
+        from pairs
+        left join recovery.rotated_tokens as known on pairs.old_token = known.old_token
+        -- a second, different new token is not skipped: it violates the primary key
+        where known.new_token is distinct from pairs.new_token
 
     )
 

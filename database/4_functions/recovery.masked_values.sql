@@ -1,6 +1,7 @@
 -- What marts.user_logins masks of an event: one row per token column. The same rules as in dbt's user_logins model; a
 -- rotation refuses to end when they differ. A new masked column is a new line here, and nowhere else in recovery.
 -- Without a search_path of its own, so that it is inlined: called a million times, it would cost as much as all the rest.
+-- MATERIALIZED for the same reason: the planner would copy each call into every expression that uses it.
 create or replace function recovery.masked_values(event jsonb)
 returns table (field text, domain text, plain_value text, masked_form text)
 language sql
@@ -9,7 +10,7 @@ rows 3
 as $$
     with
 
-    login as (
+    login as materialized (
 
         select
             event ->> 'ip' as ip,
@@ -18,7 +19,7 @@ as $$
 
     ),
 
-    networked as (
+    networked as materialized (
 
         select
             *,

@@ -10,11 +10,7 @@ as $$
 declare
     statement text;
 begin
-    -- a trigger on dbt's table runs as this function's owner and may have had it run as its caller
-    if current_user operator(pg_catalog.!=) 'marts_keeper' then
-        raise exception 'messages_of() runs as %, not as marts_keeper: somebody altered it', current_user
-            using errcode = 'insufficient_privilege', hint = 'look for triggers on marts, and run python -m loader migrate';
-    end if;
+    perform recovery.require_keeper('messages_of');
 
     select format(
         'select wanted.token, logins.message_id, logins.sent_at from marts.user_logins as logins'

@@ -60,37 +60,10 @@ begin
         inner join recovery.erased_messages
             on landed.message_id = erased_messages.message_id and landed.sent_at = erased_messages.sent_at
 
-    ),
-
-    deleted as (
-
-        delete from staging.raw_logins using unwanted
-        where raw_logins.message_id = unwanted.message_id and raw_logins.sent_at = unwanted.sent_at
-        returning raw_logins.message_id, raw_logins.sent_at, raw_logins.tableoid
-
-    ),
-
-    remembered as (
-
-        insert into recovery.erased_messages (message_id, sent_at)
-        select
-            deleted.message_id,
-            deleted.sent_at
-        from deleted
-        on conflict do nothing
-
-    ),
-
-    to_scrub as (
-
-        insert into recovery.scrubs (relation)
-        select distinct deleted.tableoid::regclass
-        from deleted
-        on conflict (relation) do update set deleted_xid = excluded.deleted_xid
-
     )
 
-    select count(*) into purged from deleted;
+    select recovery.delete_messages(array_agg(unwanted.message_id), array_agg(unwanted.sent_at)) into purged
+    from unwanted;
     return purged;
 end
 $$;

@@ -16,21 +16,18 @@ begin
     perform recovery.refuse_old_snapshot();
     lock table staging.watermarks in share row exclusive mode;
     -- what dbt has taken since the last batch
-    while recovery.map_tokens(50000) > 0 loop
+    while recovery.map_tokens(200000) > 0 loop
     end loop;
     analyze recovery.rotated_tokens;
 
     changed_tokens := (select count(*) from recovery.rotated_tokens);
-    changed_logins := recovery.change_tokens();
-
-    -- every login whose raw message is there must have changed; if not, dbt masks in a way that recovery.masked_values() does not know
     select
-        count(*),
-        count(raw_logins.message_id)
-    into kept_logins, unexplained
-    from recovery.unchanged_messages() as unchanged
-    left join staging.raw_logins
-        on unchanged.message_id = raw_logins.message_id and unchanged.sent_at = raw_logins.sent_at;
+        logins.changed_logins,
+        logins.kept_logins,
+        logins.unexplained_logins
+    into changed_logins, kept_logins, unexplained
+    from recovery.change_tokens() as logins;
+    -- every login whose raw message is there must have changed; if not, dbt masks in a way that recovery.masked_values() does not know
     if unexplained > 0 then
         raise exception '% logins carry a token that is not made of their message', unexplained
             using errcode = 'data_exception', hint = 'after a restore, dbt run comes first; else recovery.masked_values() does not follow the model user_logins';

@@ -15,6 +15,9 @@
             {%- set parts = columns + adapter.render_raw_model_constraints(raw_constraints=model.constraints) %}
             if to_regclass('{{ table }}') is null then
                 create table {{ table }} ({{ parts | join(', ') }});
+                {%- for column in model.columns.values() if column.config.meta.kept_out_of_statistics %}
+                alter table {{ table }} alter column {{ column.name }} set statistics 0;
+                {%- endfor %}
                 update staging.watermarks set taken_before = '0' where consumer = '{{ model.alias }}';
             end if;
             {%- for column in model.columns.values() %}

@@ -21,6 +21,8 @@ from tests.support import DATABASE_FILES, ROOT, Database, create_copy, environme
 
 PII_ROLES = ("pii_requester", "pii_approver", "privacy_officer")
 numbers = itertools.count(1)
+# of one day for all, though midnight may pass while the tests run
+MIDDAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,24 @@ class Message:
     body: str
 
     @property
+    def partition(self) -> str:
+        """The table that holds the message's day."""
+        return f"staging.raw_logins_{self.sent_at:%Y%m%d}"
+
+    @property
     def event(self) -> dict[str, Any]:
         """The body, which must be a JSON object."""
         event: dict[str, Any] = json.loads(self.body)
         return event
 
 
-def message(body: str, days_ago: float = 0) -> Message:
-    """A new message with *body*, sent some days ago."""
-    return Message(str(uuid.uuid4()), datetime.now(UTC) - timedelta(days=days_ago), body)
+def message(body: str, days_ago: int = 0) -> Message:
+    """A new message with *body*, sent now, or about midday some days ago."""
+    sent_at = MIDDAY - timedelta(days=days_ago, milliseconds=next(numbers)) if days_ago else datetime.now(UTC)
+    return Message(str(uuid.uuid4()), sent_at, body)
 
 
-def login(user_id: str, ip: str, device_id: str, days_ago: float = 0) -> Message:
+def login(user_id: str, ip: str, device_id: str, days_ago: int = 0) -> Message:
     """A new message of a login that passes every rule."""
     event = {"user_id": user_id, "app_version": "2.3.0", "device_type": "ios", "ip": ip, "locale": None, "device_id": device_id}
     return message(json.dumps(event), days_ago)
@@ -132,6 +140,28 @@ class Masked:
                 if path.is_file() and "pg_wal" not in path.parts and wanted in path.read_bytes():
                     found.add(str(path.relative_to(data)))
         return found
+
+
+def reveal_all(masked: Masked, tokens: list[str]) -> set[tuple[str, str]]:
+    """All four steps in SQL, for fifty tokens at a time: token and value."""
+    found: set[tuple[str, str]] = set()
+    with masked.connect("pii_requester") as requester, masked.connect("pii_approver") as approver:
+        for start in range(0, len(tokens), 50):
+            wanted = tokens[start : start + 50]
+            row = requester.execute("select recovery.request_reveal(%s, 'fraud', 'case 1')", (wanted,)).fetchone()
+            assert row is not None
+            approver.execute("select recovery.approve_reveal(%s)", row)
+            requester.execute("select recovery.open_reveal(%s)", row)
+            rows = requester.execute("select token, plain_value from recovery.read_reveal(%s)", row).fetchall()
+            found.update((token, value) for token, value in rows)
+    return found
+
+
+def accepted(masked: Masked, messages: tuple[Message, ...]) -> dict[str, tuple[str, str, Message]]:
+    """Masked ip and device id of each accepted message, by its id."""
+    sent = {one.message_id: one for one in messages}
+    rows = masked.rows("select message_id, masked_ip, masked_device_id from marts.user_logins")
+    return {message_id: (ip, device, sent[message_id]) for message_id, ip, device in rows}
 
 
 def wait_until(masked: Masked, condition: str) -> None:

@@ -1,7 +1,9 @@
 """Retention: days of raw messages go when they are old enough and judged, and nothing else does."""
 
 import threading
-from datetime import UTC, datetime, timedelta
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from psycopg import errors
@@ -9,25 +11,28 @@ from psycopg import errors
 from tests.recovery.conftest import Masked, Message, login, wait_until
 
 
-def partition(days_ago: int) -> str:
-    return f"staging.raw_logins_{datetime.now(UTC) - timedelta(days=days_ago):%Y%m%d}"
-
-
 def exists(masked: Masked, relation: str) -> bool:
     found: bool = masked.value(f"select to_regclass('{relation}') is not null")
     return found
 
 
-def test_days_past_retention_are_dropped_and_their_logins_stay(masked: Masked) -> None:
+def days(masked: Masked) -> list[date]:
+    """The days that raw messages are kept of, oldest first."""
+    tables = masked.rows("select inhrelid::regclass::text from pg_inherits where inhparent = 'staging.raw_logins'::regclass")
+    return sorted(datetime.strptime(table, "staging.raw_logins_%Y%m%d").replace(tzinfo=UTC).date() for (table,) in tables)
+
+
+def test_days_past_retention_are_dropped_and_their_logins_stay(masked: Masked, story: dict[str, Message]) -> None:
     logins = masked.value("select count(*) from marts.user_logins")
-    assert exists(masked, partition(40))
+    kept = days(masked)
+    assert exists(masked, story["old"].partition)
 
     said = masked.recovery("expire")
 
     assert said.splitlines()[-1] == "2 days expired"
-    assert not exists(masked, partition(40))
-    assert not exists(masked, partition(41))
-    assert exists(masked, partition(9))
+    assert not exists(masked, story["old"].partition)
+    assert not exists(masked, story["old shared"].partition)
+    assert days(masked) == kept[2:]
     assert masked.value("select count(*) from marts.user_logins") == logins
     assert [details["raw_messages"] for (details,) in masked.rows("select details from recovery.audit order by entry")] == [2, 1]
     assert masked.recovery("expire") == "0 days expired\n"
@@ -45,13 +50,65 @@ def test_an_expired_value_can_no_longer_be_revealed(masked: Masked, story: dict[
 
 
 def test_a_day_with_a_message_that_dbt_has_not_taken_stays_until_it_has(masked: Masked) -> None:
-    masked.land([login("u-late", "2001:db8:ffff::9", "canary-device-late", days_ago=40)])
-    assert masked.recovery("expire").splitlines()[-1] == "1 days expired"
-    assert exists(masked, partition(40))
+    late = login("u-late", "2001:db8:ffff::9", "canary-device-late", days_ago=45)
+    masked.land([late])
+    assert masked.recovery("expire").splitlines()[-1] == "2 days expired"
+    assert exists(masked, late.partition)
 
     masked.mask()
     assert masked.recovery("expire").splitlines()[-1] == "1 days expired"
     assert masked.value("select count(*) from marts.user_logins where user_id = 'u-late'") == 1
+
+
+def test_a_message_that_arrives_between_the_look_and_the_lock_is_not_dropped(masked: Masked, story: dict[str, Message]) -> None:
+    late = replace(login("u-late", "2001:db8:ffff::9", "canary-device-late"), sent_at=story["old shared"].sent_at)
+    refusals: list[str] = []
+    with masked.connect("loader", autocommit=False) as loader, masked.connect("privacy_officer") as officer:
+        loader.execute(
+            "insert into staging.raw_logins (message_id, sent_at, body) values (%s, %s, %s)", (late.message_id, late.sent_at, late.body)
+        )
+
+        def expire() -> None:
+            with pytest.raises(errors.ObjectInUse) as caught:
+                officer.execute("select recovery.expire_next()")
+            refusals.append(str(caught.value))
+
+        expiring = threading.Thread(target=expire)
+        expiring.start()
+        # control: the look is over, or it would not want the lock
+        wait_until(masked, "select from pg_locks where not granted and mode = 'AccessExclusiveLock'")
+        loader.commit()
+        expiring.join()
+    assert len(refusals) == 1
+    assert "a message has just arrived" in refusals[0]
+    assert exists(masked, late.partition)
+    masked.mask()
+    assert masked.recovery("expire").splitlines()[-1] == "2 days expired"
+    assert masked.value("select count(*) from marts.user_logins where user_id = 'u-late'") == 1
+
+
+def test_expiry_goes_on_beside_the_loader_and_dbt_and_nothing_of_theirs_fails(masked: Masked, story: dict[str, Message]) -> None:
+    expired = threading.Event()
+    landed: list[Message] = []
+
+    def land() -> None:
+        while not expired.is_set():
+            one = login("u-meanwhile", "2001:db8:ffff::c", "d")
+            masked.land([one])
+            landed.append(one)
+
+    with ThreadPoolExecutor() as others:
+        landing, masking = others.submit(land), others.submit(masked.mask)
+        said = masked.recovery("expire")
+        masking.result()
+        expired.set()
+        landing.result()
+    masked.mask()
+
+    assert said.splitlines()[-1] == "2 days expired"
+    assert not exists(masked, story["old"].partition)
+    assert len(landed) > 10
+    assert masked.value("select count(*) from marts.user_logins where user_id = 'u-meanwhile'") == len(landed)
 
 
 @pytest.mark.parametrize("consumer", ["user_logins", "rejected_logins"])
@@ -74,39 +131,42 @@ def test_retention_is_a_setting_of_fourteen_days_at_least(masked: Masked) -> Non
     assert masked.recovery("retention") == "30\n"
     with masked.connect("privacy_officer") as officer, pytest.raises(errors.InvalidParameterValue, match="at least 14 days"):
         officer.execute("select recovery.set_retention(13)")
-    masked.land([login("u-14", "2001:db8:ffff::a", "d", days_ago=13.9), login("u-15", "2001:db8:ffff::a", "d", days_ago=15)])
+    masked.land([login("u-edge", "2001:db8:ffff::a", "d", days_ago=days_ago) for days_ago in range(11, 20)])
     with masked.connect() as admin:
         admin.execute("update staging.watermarks set taken_before = pg_current_xact_id()")
 
     assert masked.recovery("retention", "14") == "14\n"
+    today = datetime.now(UTC).date()
     masked.recovery("expire")
 
-    assert exists(masked, partition(14)) or exists(masked, partition(13))
-    assert not exists(masked, partition(15))
+    # midnight may have passed since
+    assert today - timedelta(days=14) <= days(masked)[0] <= datetime.now(UTC).date() - timedelta(days=14)
     assert masked.rows("select details from recovery.audit where act = 'retention_set'") == [({"raw_days": 14},)]
 
 
-def test_a_long_read_makes_expiry_give_way_and_the_loader_lands_meanwhile(masked: Masked) -> None:
+def test_a_long_read_makes_expiry_give_way_and_the_loader_lands_meanwhile(masked: Masked, story: dict[str, Message]) -> None:
+    oldest = story["old shared"].partition
     with masked.connect("transformer", autocommit=False) as dbt, masked.connect("privacy_officer") as officer:
         dbt.execute("select count(*) from staging.raw_logins")
         officer.execute("set lock_timeout = '200ms'")
         with pytest.raises(errors.LockNotAvailable):
             officer.execute("select recovery.expire_next()")
         masked.land([login("u-meanwhile", "2001:db8:ffff::c", "d")])
-        assert exists(masked, partition(41))
+        assert exists(masked, oldest)
         dbt.rollback()
         # control: with the read over it goes
         officer.execute("select recovery.expire_next()")
-    assert not exists(masked, partition(41))
+    assert not exists(masked, oldest)
 
 
-def test_an_interrupted_detach_is_finished(masked: Masked) -> None:
+def test_an_interrupted_detach_is_finished(masked: Masked, story: dict[str, Message]) -> None:
+    oldest = story["old shared"].partition
     with masked.connect("transformer", autocommit=False) as dbt, masked.connect() as admin:
         dbt.execute("select count(*) from staging.raw_logins")
 
         def detach() -> None:
             with pytest.raises(errors.QueryCanceled):
-                admin.execute(f"alter table staging.raw_logins detach partition {partition(41)} concurrently".encode())
+                admin.execute(f"alter table staging.raw_logins detach partition {oldest} concurrently".encode())
 
         detaching = threading.Thread(target=detach)
         detaching.start()
@@ -116,14 +176,15 @@ def test_an_interrupted_detach_is_finished(masked: Masked) -> None:
     assert masked.value("select count(*) from pg_inherits where inhdetachpending") == 1
 
     assert masked.recovery("expire").splitlines()[-1] == "2 days expired"
-    assert not exists(masked, partition(41))
+    assert not exists(masked, oldest)
 
 
-def test_a_detached_day_that_was_left_behind_is_dropped(masked: Masked) -> None:
+def test_a_detached_day_that_was_left_behind_is_dropped(masked: Masked, story: dict[str, Message]) -> None:
+    oldest = story["old shared"].partition
     with masked.connect() as admin:
-        admin.execute(f"alter table staging.raw_logins detach partition {partition(41)}".encode())
+        admin.execute(f"alter table staging.raw_logins detach partition {oldest}".encode())
     masked.recovery("expire")
-    assert not exists(masked, partition(41))
+    assert not exists(masked, oldest)
 
 
 def test_after_expiry_and_a_checkpoint_no_data_file_holds_the_value(masked: Masked) -> None:

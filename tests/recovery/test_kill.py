@@ -167,7 +167,7 @@ def test_a_rotation_whose_command_is_killed(doomed: Masked) -> None:
     assert {version for (version,) in doomed.rows("select version from masking.keys where domain != 'erased_user'")} == {2}
 
 
-def test_an_expiry_killed_with_the_server_between_two_days(doomed: Masked) -> None:
+def test_an_expiry_killed_with_the_server_in_its_second_day(doomed: Masked) -> None:
     day = doomed.value(
         "select max(relname) from pg_class where relname like 'raw_logins_%' and relkind = 'r' and "
         "right(relname, 8) < to_char(now() - interval '31 days', 'YYYYMMDD')"
@@ -175,6 +175,7 @@ def test_an_expiry_killed_with_the_server_between_two_days(doomed: Masked) -> No
     with held(doomed, f"lock table staging.{day} in access share mode"):
         expiring = begin(doomed, "expire")
         wait_until(doomed, "select from recovery.audit where act = 'expired'")
+        wait_until_it_is_held_up(doomed, "recovery.expire_next")
         crash(doomed)
     expiring.communicate(timeout=30)
     assert expiring.returncode == os.EX_TEMPFAIL
@@ -184,6 +185,64 @@ def test_an_expiry_killed_with_the_server_between_two_days(doomed: Masked) -> No
     assert doomed.recovery("expire").splitlines()[-1] == "1 days expired"
 
     assert doomed.value(f"select to_regclass('staging.{day}') is null")
+
+
+def test_an_expiry_whose_command_is_killed(doomed: Masked, story: dict[str, Message]) -> None:
+    last = story["old"].partition
+    with held(doomed, f"lock table {last} in access share mode"):
+        expiring = begin(doomed, "expire")
+        wait_until(doomed, "select from recovery.audit where act = 'expired'")
+        wait_until_it_is_held_up(doomed, "recovery.expire_next")
+        kill(doomed, expiring)
+    assert doomed.value(f"select to_regclass('{last}') is not null")
+
+    assert doomed.recovery("expire").splitlines()[-1] == "1 days expired"
+
+
+def approved(doomed: Masked) -> tuple[str, str]:
+    """The id of a reveal that was asked for and allowed, and what it must give."""
+    token = doomed.value("select masked_ip from marts.user_logins where user_id = 'u-old'")
+    reveal_id = doomed.recovery("request", token, "--purpose", "fraud", "--legal-reference", "case 1").strip()
+    doomed.recovery("approve", reveal_id)
+    return reveal_id, "2001:db8:ffff::1"
+
+
+# what every step of a reveal does last
+AUDIT_LOCK = "select pg_advisory_xact_lock(hashtextextended('recovery.audit', 0))"
+
+
+def test_a_reveal_killed_with_the_server_while_it_is_opened(doomed: Masked) -> None:
+    reveal_id, value = approved(doomed)
+    with held(doomed, AUDIT_LOCK):
+        opening = begin(doomed, "open", reveal_id)
+        wait_until_it_is_held_up(doomed, "recovery.open_reveal")
+        crash(doomed)
+    opening.communicate(timeout=30)
+    assert opening.returncode == os.EX_TEMPFAIL
+    assert doomed.rows("select act from recovery.audit order by entry desc limit 1") == [("reveal_approved",)]
+
+    assert doomed.recovery("open", reveal_id) == "opened\n"
+
+    assert value in doomed.recovery("read", reveal_id)
+
+
+def test_a_reveal_whose_command_is_killed_while_it_is_read(doomed: Masked) -> None:
+    reveal_id, value = approved(doomed)
+    doomed.recovery("open", reveal_id)
+    with held(doomed, AUDIT_LOCK):
+        reading = begin(doomed, "read", reveal_id)
+        wait_until_it_is_held_up(doomed, "recovery.read_reveal")
+        reading.send_signal(signal.SIGKILL)
+        printed, _ = reading.communicate(timeout=30)
+    assert printed == ""
+    # whoever broke it off may have seen the value: it counts as read, and another reveal completes what was begun
+    again = subprocess.run(
+        [sys.executable, "-m", "recovery", "read", reveal_id], env=doomed.environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (again.returncode, again.stderr) == (os.EX_NOPERM, "reveal refused\n")
+    second, _ = approved(doomed)
+    doomed.recovery("open", second)
+    assert value in doomed.recovery("read", second)
 
 
 def test_a_reading_killed_with_the_server_stays_on_record(doomed: Masked) -> None:

@@ -4,10 +4,7 @@ import json
 import uuid
 from collections import defaultdict
 
-import pytest
-
-from tests.recovery.conftest import Masked, Message, login, message
-from tests.support import REAL_EVENTS
+from tests.recovery.conftest import Masked, Message, accepted, login, reveal_all
 
 STEPS = ("--purpose", "fraud", "--legal-reference", "case 1")
 
@@ -18,28 +15,6 @@ def reveal(masked: Masked, tokens: list[str]) -> list[dict[str, str]]:
     assert masked.recovery("approve", reveal_id) == "approved\n"
     assert masked.recovery("open", reveal_id) == "opened\n"
     return [json.loads(line) for line in masked.recovery("read", reveal_id).splitlines()]
-
-
-def reveal_all(masked: Masked, tokens: list[str]) -> set[tuple[str, str]]:
-    """All four steps in SQL, for fifty tokens at a time: token and value."""
-    found: set[tuple[str, str]] = set()
-    with masked.connect("pii_requester") as requester, masked.connect("pii_approver") as approver:
-        for start in range(0, len(tokens), 50):
-            wanted = tokens[start : start + 50]
-            row = requester.execute("select recovery.request_reveal(%s, 'fraud', 'case 1')", (wanted,)).fetchone()
-            assert row is not None
-            approver.execute("select recovery.approve_reveal(%s)", row)
-            requester.execute("select recovery.open_reveal(%s)", row)
-            rows = requester.execute("select token, plain_value from recovery.read_reveal(%s)", row).fetchall()
-            found.update((token, value) for token, value in rows)
-    return found
-
-
-def accepted(masked: Masked, messages: tuple[Message, ...]) -> dict[str, tuple[str, str, Message]]:
-    """Masked ip and device id of each accepted message, by its id."""
-    sent = {one.message_id: one for one in messages}
-    rows = masked.rows("select message_id, masked_ip, masked_device_id from marts.user_logins")
-    return {message_id: (ip, device, sent[message_id]) for message_id, ip, device in rows}
 
 
 def test_a_reveal_gives_every_spelling_that_was_sent_and_nothing_else(
@@ -101,19 +76,3 @@ def test_a_person_who_is_member_of_the_group_role_acts_in_their_own_name(masked:
             assert masked.value("select actor from recovery.audit") == person
         finally:
             admin.execute(f"drop role {person}".encode())
-
-
-@pytest.mark.skipif(not REAL_EVENTS.exists(), reason="the real events are not beside this clone")
-def test_of_the_real_events_every_ip_and_device_id_comes_back(unmasked: Masked) -> None:
-    messages = tuple(message(line) for line in REAL_EVENTS.read_text().splitlines() if line)
-    unmasked.land(messages)
-    unmasked.mask()
-    logins = accepted(unmasked, messages)
-    assert len(logins) == 99
-
-    tokens = [token for ip, device, _ in logins.values() for token in (ip, device)]
-    assert reveal_all(unmasked, tokens) == {
-        (token, value)
-        for ip, device, sent in logins.values()
-        for token, value in ((ip, sent.event["ip"]), (device, sent.event["device_id"]))
-    }

@@ -15,12 +15,6 @@ Connection = psycopg.Connection[Any]
 TOKEN = f"v1:{'0' * 32}"
 
 
-@pytest.fixture(scope="module")
-def masked(masked_for_module: Masked) -> Masked:
-    """One database for all the attacks: each has a reveal of its own."""
-    return masked_for_module
-
-
 @pytest.fixture
 def token(masked: Masked) -> str:
     found: str = masked.value("select masked_ip from analytics.shared_ips limit 1")
@@ -172,6 +166,24 @@ def test_reading_in_an_older_snapshot_or_read_only_is_refused(
     assert read(requester, reveal_id)
 
 
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_every_step_before_the_reading_is_refused_in_an_older_snapshot_too(
+    requester: Connection, approver: Connection, token: str, isolation: str
+) -> None:
+    requested, approved = request(requester, token), request(requester, token)
+    approve(approver, approved)
+    for connection in (requester, approver):
+        connection.execute(f"set default_transaction_isolation = '{isolation}'".encode())
+    refused(request, requester, token)
+    refused(approve, approver, requested)
+    refused(open_, requester, approved)
+    # control: the same steps in a transaction that sees what is
+    for connection in (requester, approver):
+        connection.execute("reset default_transaction_isolation")
+    approve(approver, requested)
+    open_(requester, approved)
+
+
 def test_after_an_hour_each_step_is_refused(masked: Masked, requester: Connection, approver: Connection, token: str) -> None:
     requested, approved, opened = (request(requester, token) for _ in range(3))
     approve(approver, approved)
@@ -213,6 +225,12 @@ def test_nobody_approves_their_own_request_whatever_roles_they_have(masked: Mask
                 refused(approve, connection, own)
         finally:
             admin.execute(f"drop role {person}".encode())
+
+
+def test_the_table_itself_refuses_an_approver_who_asked(masked: Masked, requester: Connection, token: str) -> None:
+    reveal_id = request(requester, token)
+    with masked.connect() as admin, pytest.raises(errors.CheckViolation):
+        admin.execute("update recovery.reveals set approver = requester where reveal_id = %s", (reveal_id,))
 
 
 def test_another_requesters_reveal_can_be_neither_opened_nor_read(
@@ -294,8 +312,8 @@ def test_a_reading_says_the_same_whatever_it_is_refused_for(
         "insert into recovery.audit select * from recovery.audit",
     ],
 )
-def test_what_lies_behind_the_steps_cannot_be_called_or_read_directly(masked: Masked, role: str, statement: str) -> None:
-    with masked.connect(role) as connection, pytest.raises((errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)):
+def test_what_lies_behind_the_steps_cannot_be_called_or_read_directly(masked_for_module: Masked, role: str, statement: str) -> None:
+    with masked_for_module.connect(role) as connection, pytest.raises((errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)):
         connection.execute(statement.encode())
 
 
@@ -313,8 +331,8 @@ def test_what_lies_behind_the_steps_cannot_be_called_or_read_directly(masked: Ma
         ("transformer", "expire_next()"),
     ],
 )
-def test_a_step_that_is_anothers_cannot_be_called(masked: Masked, role: str, step: str) -> None:
-    with masked.connect(role) as connection, pytest.raises(errors.InsufficientPrivilege, match="permission denied for function"):
+def test_a_step_that_is_anothers_cannot_be_called(masked_for_module: Masked, role: str, step: str) -> None:
+    with masked_for_module.connect(role) as connection, pytest.raises(errors.InsufficientPrivilege, match="permission denied for function"):
         connection.execute(f"select recovery.{step}".encode())
 
 
