@@ -58,6 +58,14 @@ def test_an_empty_record_holds(unmasked: Masked) -> None:
         ("delete from recovery.audit where entry = 1", 1),
         ("delete from recovery.audit where entry = 5", 5),
         ("delete from recovery.audit where entry = 5; update recovery.audit set entry = entry - 1 where entry > 5", 5),
+        # each entry sealed anew by itself: the links between them tell
+        (
+            (
+                "delete from recovery.audit where entry = 5; update recovery.audit set entry = entry - 1, "
+                "seal = recovery.audit_seal(previous_seal, entry - 1, recorded_at, actor, act, details) where entry > 5"
+            ),
+            5,
+        ),
     ],
 )
 def test_a_changed_or_deleted_entry_is_named(recorded: Masked, statement: str, first_broken: int) -> None:
