@@ -5,6 +5,8 @@ returns table (token text, field text, plain_value text, messages bigint)
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+-- Longer than another act keeps the end of the audit: what fails after the count below has used the reveal up.
+set lock_timeout = '30s'
 as $$
 declare
     wanted text[];

@@ -3,8 +3,9 @@
 import json
 import uuid
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
-from tests.recovery.conftest import Masked, Message, accepted, login, reveal_all
+from tests.recovery.conftest import Masked, Message, accepted, login, reveal_all, wait_until
 
 STEPS = ("--purpose", "fraud", "--legal-reference", "case 1")
 
@@ -45,6 +46,23 @@ def test_the_four_commands_print_the_value_as_sent(masked: Masked) -> None:
         (ip_token, "ip", "2001:DB8:0:0::7"),
         (device_token, "device_id", "device é\u202e\u001b[31m"),
     }
+
+
+def test_a_reading_waits_for_its_turn_in_the_record_and_is_not_used_up(masked: Masked) -> None:
+    token = masked.value("select masked_device_id from marts.user_logins limit 1")
+    reveal_id = masked.recovery("request", token, *STEPS).strip()
+    masked.recovery("approve", reveal_id)
+    masked.recovery("open", reveal_id)
+    with masked.connect(autocommit=False) as other, ThreadPoolExecutor() as people:
+        other.execute("select pg_advisory_xact_lock(hashtextextended('recovery.audit', 0))")
+        reading = people.submit(masked.recovery, "read", reveal_id)
+        wait_until(
+            masked,
+            "select from pg_stat_activity where query like '%recovery.read_reveal%' and wait_event = 'advisory' "
+            "and clock_timestamp() - query_start > interval '2 seconds'",
+        )
+        other.rollback()
+        assert token in reading.result()
 
 
 def test_an_unknown_token_reveals_nothing(masked: Masked) -> None:
