@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic_settings import BaseSettings
 
 import benchmarks.__main__  # noqa: F401  it registers all measures
 from benchmarks.harness import MEASURES
 from loader.metrics import Tally, TallyCollector
-from loader.settings import LoaderSettings, MigrateSettings
+from loader.settings import LoaderSettings
 from loader.sqs import Depth
 from sandbox import postgres
 from tests import support
@@ -102,6 +103,18 @@ def test_every_selector_of_a_schedule_is_one_of_dbts() -> None:
     assert named <= {each["name"] for each in yaml.safe_load((ROOT / "dbt_project" / "selectors.yml").read_text())["selectors"]}
 
 
+@pytest.mark.parametrize(("task", "user"), [("Loader", "loader"), ("Dbt", "transformer"), ("Expire", "privacy_officer")])
+def test_on_aws_a_task_logs_in_by_its_own_role_and_has_no_password(task: str, user: str) -> None:
+    resources = yaml.load(TEMPLATE.read_text(), Template)["Resources"]  # noqa: S506  a SafeLoader
+    properties = resources[f"{task}Task"]["Properties"]
+    (container,) = properties["ContainerDefinitions"]
+    assert "Secrets" not in container
+    assert {"Name": "RDS_IAM_AUTH", "Value": "true"} in container["Environment"] or f"rds-token {user}" in container["Command"][2]
+    role = resources[properties["TaskRoleArn"].removesuffix(".Arn")]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    (may_connect,) = (each["Resource"] for each in role if each["Action"] == "rds-db:connect")
+    assert may_connect.endswith(f"/{user}")
+
+
 def test_every_alarm_has_its_section_in_the_runbook_and_every_section_its_alarm() -> None:
     alarms = set(re.findall(r"Runbook - ([a-z-]+)\.", TEMPLATE.read_text()))
     assert len(alarms) >= 5
@@ -147,7 +160,7 @@ NO_SETTINGS = {"FILE", "PATH", "PATH_INFO"}
 
 def variables_read() -> Iterator[str]:
     """Every environment variable that the code asks for, or that a file of the deployment sets for it to ask for."""
-    for settings in (LoaderSettings, MigrateSettings):
+    for settings in BaseSettings.__subclasses__():
         yield from (name.upper() for name in settings.model_fields)
     for package in ("loader", "recovery", "sandbox"):
         for path in (ROOT / package).glob("*.py"):
@@ -164,7 +177,7 @@ def variables_read() -> Iterator[str]:
 
 def test_every_variable_that_is_read_stands_in_the_example() -> None:
     read = set(variables_read())
-    assert {"LOADER_RECEIVERS", "ADMIN_PASSWORD", "TRANSFORMER_PASSWORD", "PRIVACY_OFFICER_PASSWORD", "SQS_PORT", "POSTGRES_BIN"} <= read
+    assert {"LOADER_RECEIVERS", "ADMIN_PASSWORD", "TRANSFORMER_PASSWORD", "PRIVACY_OFFICER_PASSWORD", "SQS_PORT", "RDS_IAM_AUTH"} <= read
     assert read - EXAMPLE.keys() == NO_SETTINGS
 
 
