@@ -68,7 +68,7 @@ lint: $(STAMP) ## ruff, mypy, sqlfluff
 	@$(BIN)/python -m sandbox run -- $(BIN)/sqlfluff lint --templater dbt dbt_project
 
 # compose's own check needs docker; where there is none, its schema still is checked.
-lint-deploy: $(DEPLOY)/installed ## hadolint, cfn-lint, kustomize, kubernetes-validate, KEDA's schema, zizmor, checkov
+lint-deploy: $(DEPLOY)/installed ## hadolint, cfn-lint, kustomize, kubernetes-validate, KEDA's schema, promtool, zizmor, checkov
 	@PATH="$(CURDIR)/$(DEPLOY)/bin:$$PATH" deploy/lint/run
 
 bench: $(STAMP) ## measure the loader and the masking
