@@ -11,4 +11,5 @@ return case
     when pg_input_is_valid(value, 'inet') then network(set_masklen(value::inet, 48))::text
 end;
 
-comment on function masking.network_of_ip(text) is 'The /24 of a canonical IPv4 address, the /48 of a canonical IPv6 address; null for null.';
+comment on function masking.network_of_ip(text) is
+'The /24 of a canonical IPv4 address, the /48 of a canonical IPv6 address; null for null.';
