@@ -34,7 +34,6 @@ def postgres_crashes_at(moment: Moment) -> Fault:
 
 def backends_are_terminated(trial: Trial) -> None:
     """In a loop, for 30 s. The loader waits longer and longer between its attempts, and uses less than a tenth of a core."""
-    trial.send()
     done = threading.Event()
     ended: list[int] = []
 
@@ -48,10 +47,12 @@ def backends_are_terminated(trial: Trial) -> None:
         return loader.output().count("PostgreSQL failed")
 
     loader = trial.start()
-    trial.wait_for_stub("handed out")
+    trial.wait_for_stub("ReceiveMessage")
     thread = threading.Thread(target=terminate)
     thread.start()
     try:
+        trial.wait_for("the first is terminated", lambda: sum(ended) > 0)
+        trial.send()
         trial.wait_for("the loader has noticed", lambda: attempts() > 0)
         began, used = time.monotonic(), loader.cpu_seconds()
         # Its sixth attempt comes after some 3 s of waiting, or at once if it does not wait.
