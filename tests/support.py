@@ -206,7 +206,7 @@ def readable(connection: psycopg.Connection[Any]) -> dict[str, str]:
     ).fetchall()
     texts = {}
     for (relation,) in relations:
-        rows = connection.execute(f"select it::text from {relation} as it".encode()).fetchall()
+        rows = connection.execute(f"select row(it.*)::text from {relation} as it".encode()).fetchall()
         texts[relation] = "\n".join(text or "" for (text,) in rows)
     return texts
 

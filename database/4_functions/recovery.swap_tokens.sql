@@ -7,6 +7,8 @@ returns table (changed_logins bigint, kept_logins bigint, changed_tokens bigint)
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+-- as in masking.tokens(): no plan that holds the keys as a constant
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     keys_to_keep masking.keys[];

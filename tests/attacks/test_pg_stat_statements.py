@@ -90,3 +90,4 @@ def test_the_whole_pipeline_leaves_no_key_and_no_value_in_it(talkative: Talkativ
     # the test's own query, whose constants are struck out
     assert not canaries.found_in(seen)
     assert not canaries.keys_found_in(seen, keys)
+    talkative.assert_nothing_leaked()
