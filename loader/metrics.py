@@ -77,7 +77,7 @@ class TallyCollector(Collector):
             ("loader_messages_duplicate", "Messages that had landed before.", tally.duplicates),
             ("loader_messages_deleted", "Messages deleted from the queue.", tally.deleted),
             ("loader_messages_released", "Messages given back to the queue when stopping.", tally.released),
-            ("loader_message_delete_failures", "Deletes of a message that failed.", tally.delete_failures),
+            ("loader_message_delete_failures", "Attempts to delete a message that failed.", tally.delete_failures),
             ("loader_message_handles_expired", "Messages not deleted because their receipt handle had expired.", tally.expired),
             ("loader_sqs_errors", "Calls to SQS that failed.", tally.sqs_errors),
             ("loader_database_errors", "Attempts to land a batch that failed.", tally.database_errors),

@@ -103,6 +103,24 @@ def test_every_selector_of_a_schedule_is_one_of_dbts() -> None:
     assert named <= {each["name"] for each in yaml.safe_load((ROOT / "dbt_project" / "selectors.yml").read_text())["selectors"]}
 
 
+@pytest.mark.parametrize(
+    "path",
+    [KUBERNETES / "dbt-test.yaml", KUBERNETES.parent / "overlays" / "aws" / "kustomization.yaml", TEMPLATE, ROOT / "docker-compose.yml"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_once_a_day_it_is_asked_whether_anything_has_landed_too(path: Path) -> None:
+    assert re.search(r"dbt test --selector once_a_day(?: &&|;|\n) *(?:token; )?dbt source freshness", path.read_text())
+
+
+def test_kedas_operator_may_ask_for_the_queues_depth_by_a_policy_of_its_own_and_do_nothing_else() -> None:
+    scaling = yaml.load(TEMPLATE.read_text(), Template)["Resources"]["Scaling"]["Properties"]  # noqa: S506  a SafeLoader
+    assert scaling["PolicyDocument"]["Statement"] == [{"Effect": "Allow", "Action": "sqs:GetQueueAttributes", "Resource": "Logins.Arn"}]
+    assert f":policy/{scaling['ManagedPolicyName']}\n" in (ROOT / "deploy" / "aws" / "README.md").read_text()
+    (trigger,) = (each for each in yaml.safe_load_all((KUBERNETES / "scaling.yaml").read_text()) if each["kind"] == "TriggerAuthentication")
+    # no identityOwner: not the loader's role, which its operator would have to be trusted with
+    assert trigger["spec"] == {"podIdentity": {"provider": "aws"}}
+
+
 @pytest.mark.parametrize(("task", "user"), [("Loader", "loader"), ("Dbt", "transformer"), ("Expire", "privacy_officer")])
 def test_on_aws_a_task_logs_in_by_its_own_role_and_has_no_password(task: str, user: str) -> None:
     resources = yaml.load(TEMPLATE.read_text(), Template)["Resources"]  # noqa: S506  a SafeLoader
@@ -143,6 +161,7 @@ def test_the_alarm_of_the_rejected_share_waits_for_a_test_that_dbt_has() -> None
     (name,) = set(re.findall(r"assert_\w+", pattern))
     assert (ROOT / "dbt_project" / "tests" / f"{name}.sql").exists()
     assert re.search(pattern.strip("%"), f"12:00:00  3 of 20 FAIL 25 {name} .......... [FAIL 25 in 0.05s]")
+    assert re.search(pattern.strip("%"), f"12:00:00  3 of 20 WARN 7 {name} ........... [WARN 7 in 0.05s]")
     assert not re.search(pattern.strip("%"), f"12:00:00  3 of 20 PASS {name} .......... [PASS in 0.05s]")
 
 
@@ -228,11 +247,17 @@ def test_a_secret_file_is_shown_as_a_variable_where_there_is_none(
 
 IMAGE = "registry.example/user-logins@sha256:" + 64 * "0"
 # stand-ins, which tell what they are told
-KUBECTL = '#!/bin/sh\n{ echo "kubectl $*"; [ "$3" != --filename ] && [ "$2" != --filename ] || cat; } >> "$TOLD"\n'
+KUBECTL = """#!/bin/sh
+{ echo "kubectl $*"; [ "$3" != --filename ] && [ "$2" != --filename ] || cat; } >> "$TOLD"
+case $* in
+*" wait "*) [ "$(grep -c " wait " "$TOLD")" -eq "$COMPLETE_AT_WAIT" ] ;;
+*" get job "*) echo "$FAILED" ;;
+esac
+"""
 KUSTOMIZE = '#!/bin/sh\necho "kustomize $1" >> "$TOLD"; cat "$2/kustomization.yaml"\n'
 
 
-def apply(directory: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], str]:
+def apply(directory: Path, *arguments: str, complete_at_wait: int = 1, failed: str = "") -> tuple[subprocess.CompletedProcess[str], str]:
     """deploy/kubernetes/apply, and what it told kubectl and kustomize."""
     for name, script in (("kubectl", KUBECTL), ("kustomize", KUSTOMIZE)):
         (directory / name).write_text(script)
@@ -240,6 +265,7 @@ def apply(directory: Path, *arguments: str) -> tuple[subprocess.CompletedProcess
     told = directory / "told"
     told.touch()
     environment = {"PATH": f"{directory}{os.pathsep}{os.environ['PATH']}", "TOLD": str(told)}
+    environment |= {"COMPLETE_AT_WAIT": str(complete_at_wait), "FAILED": failed}
     return support.run([str(KUBERNETES.parent / "apply"), *arguments], environment), told.read_text()
 
 
@@ -255,6 +281,21 @@ def test_a_cluster_gets_the_image_by_its_digest_after_the_old_migration_is_gone(
         {"name": "user-logins", "newName": "registry.example/user-logins", "digest": IMAGE.partition("@")[2]}
     ]
     assert not list(KUBERNETES.parent.glob(".render-*"))
+
+
+def test_a_migration_that_is_not_done_yet_is_waited_for(tmp_path: Path) -> None:
+    ran, told = apply(tmp_path, "aws", IMAGE, complete_at_wait=3)
+    assert ran.returncode == 0, ran.stderr
+    assert told.count(" wait ") == 3
+    assert "rollout status" in told.splitlines()[-1]
+
+
+def test_a_migration_that_failed_is_not_waited_for(tmp_path: Path) -> None:
+    ran, told = apply(tmp_path, "aws", IMAGE, complete_at_wait=3, failed="True")
+    assert ran.returncode == 1
+    assert ran.stderr == "the migration failed; its log says why: kubectl --namespace user-logins logs job/migrate\n"
+    assert told.count(" wait ") == 1
+    assert "rollout status" not in told
 
 
 def test_a_cluster_is_not_touched_for_an_image_that_is_named_by_a_tag(tmp_path: Path) -> None:
