@@ -57,6 +57,12 @@ def test_errors_and_parameters_of_a_person_are_not_logged(quiet: Talkative, pers
 
 
 def test_a_person_cannot_have_them_logged(quiet: Talkative) -> None:
-    for setting in ("log_min_messages = notice", "log_parameter_max_length = -1", "log_min_error_statement = notice"):
+    for name, value in (("log_min_messages", "notice"), ("log_parameter_max_length", "-1"), ("log_min_error_statement", "notice")):
         with quiet.database.connect("analyst") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute(f"set {setting}".encode())
+            connection.execute(f"set {name} = {value}".encode())
+        # control: with the right to set it
+        with quiet.database.connect(autocommit=False) as connection:
+            connection.execute(f"grant set on parameter {name} to analyst".encode())
+            connection.execute("set local session authorization analyst")
+            connection.execute(f"set {name} = {value}".encode())
+            connection.rollback()

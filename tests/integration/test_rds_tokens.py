@@ -181,7 +181,10 @@ def test_a_loader_that_connects_anew_has_a_new_token(environment: dict[str, str]
         assert token.rpartition("=")[2] not in output
 
 
-@pytest.mark.parametrize("command", [["loader", "drain"], ["loader", "migrate"], ["recovery", "audit-head"], ["loader", "rds-token", "x"]])
+COMMANDS = [["loader", "drain"], ["loader", "migrate"], ["recovery", "audit-head"], ["loader", "rds-token", "x"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -203,6 +206,12 @@ def test_no_token_is_sent_where_it_would_be_wrong(
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == 1
     assert not rds.tokens
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_control_where_all_is_right_the_same_commands_make_a_token(environment: dict[str, str], rds: Rds, command: list[str]) -> None:
+    done = execute(environment, *command)
+    assert "X-Amz-Signature" in "".join([done.stdout, *(token for _, token in rds.tokens)])
 
 
 @pytest.mark.parametrize("command", [["loader", "drain"], ["loader", "migrate"], ["recovery", "audit-head"]])

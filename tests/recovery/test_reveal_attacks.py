@@ -314,6 +314,13 @@ def test_a_reading_says_the_same_whatever_it_is_refused_for(
 def test_what_lies_behind_the_steps_cannot_be_called_or_read_directly(masked_for_module: Masked, role: str, statement: str) -> None:
     with masked_for_module.connect(role) as connection, pytest.raises((errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)):
         connection.execute(statement.encode())
+    # control: as a superuser
+    with masked_for_module.connect(autocommit=False) as connection:
+        connection.execute(f"alter role {role} superuser".encode())
+        connection.execute(f"set local session authorization {role}".encode())
+        connection.execute("set local transaction_read_only = off")
+        connection.execute(statement.encode())
+        connection.rollback()
 
 
 @pytest.mark.parametrize(
@@ -333,6 +340,16 @@ def test_what_lies_behind_the_steps_cannot_be_called_or_read_directly(masked_for
 def test_a_step_that_is_anothers_cannot_be_called(masked_for_module: Masked, role: str, step: str) -> None:
     with masked_for_module.connect(role) as connection, pytest.raises(errors.InsufficientPrivilege, match="permission denied for function"):
         connection.execute(f"select recovery.{step}".encode())
+    # control: with the right to call it, it runs, whatever it then finds wrong
+    with masked_for_module.connect(autocommit=False) as connection:
+        connection.execute(f"grant execute on all functions in schema recovery to {role}".encode())
+        connection.execute(f"set local session authorization {role}".encode())
+        try:
+            connection.execute(f"select recovery.{step}".encode())
+        except psycopg.Error as refusal:
+            if f"PL/pgSQL function recovery.{step.partition('(')[0]}(" not in (refusal.diag.context or ""):
+                raise
+        connection.rollback()
 
 
 def test_a_mart_that_lies_about_a_token_reveals_nothing_of_another(
