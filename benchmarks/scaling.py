@@ -49,7 +49,7 @@ TARGET = int(SCALED["triggers"][0]["metadata"]["queueLength"]) * LOADER_RATE / R
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """What came of it: times to drain a burst over those of MOST loaders that were there from the first moment, and how many there were."""
+    """What came of it: times to drain a burst over the least that MOST loaders could take, and how many there were."""
 
     drains: list[float]
     sent: int
@@ -142,7 +142,7 @@ def scaling(bench: Bench) -> list[Result]:
         if row != (scaled.sent,):
             raise NotCountedError(f"{scaled.sent} messages were sent, and staging has {row and row[0]}")
         ratios += scaled.drains
-    return [Result(f"burst on no loader, to drained ÷ by {MOST} loaders that were there", "ratio", ratios)]
+    return [Result(f"burst on no loader, to drained ÷ the least that {MOST} loaders could take", "ratio", ratios)]
 
 
 def on_queue(queue: Stub) -> int:
@@ -151,7 +151,7 @@ def on_queue(queue: Stub) -> int:
 
 
 def burst(cluster: Cluster, queue: Stub) -> float:
-    """Send BURST messages at once to a queue without loaders, wait until they are gone, and return the time over the ideal."""
+    """Send BURST messages at once to a queue without loaders, wait until they are gone, and return the time over the least."""
     idle(cluster, queue)
     queue.preload(BURST)
     started = time.monotonic()
