@@ -64,7 +64,7 @@ lint: $(STAMP) ## ruff, mypy, sqlfluff
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/sqlfluff lint database
+	@$(BIN)/sqlfluff lint database tests/access
 	@$(BIN)/python -m sandbox run -- $(BIN)/sqlfluff lint --templater dbt dbt_project
 
 # compose's own check needs docker; where there is none, its schema still is checked.

@@ -1,4 +1,4 @@
--- Who may do what: the only place that says it. Run on every migrate, so that what was granted by hand besides
+-- Who may do what: the only place that says it; which role is a member of which is in 1_roles.sql. Run on every migrate, so that what was granted by hand besides
 -- is taken back. An analyst's grants on the views are in dbt_project/dbt_project.yml, where the views are made.
 -- tests/access/privileges.txt lists, from the catalog, what comes of it.
 

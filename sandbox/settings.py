@@ -51,7 +51,8 @@ def load_env_file() -> None:
 def complete_env_file(environ: Mapping[str, str]) -> list[str]:
     """Make `.env` (mode 0600) from `.env.example`, or fill in what it lacks, and return the names written.
 
-    What is missing gets the value of *environ*, else the example's, else, for a password, a random one. No value that is set is changed.
+    What is missing gets the example's value; a password and an address that of *environ*, where it has one, and else a password a
+    random one. No value that is set is changed.
     """
     try:
         if not ENV_FILE.exists():
@@ -62,8 +63,11 @@ def complete_env_file(environ: Mapping[str, str]) -> list[str]:
         present = dotenv_values(ENV_FILE, interpolate=False)
         missing = [name for name in defaults if not present.get(name)]
         for name in missing:
-            value = environ.get(name) or defaults[name] or secrets.token_urlsafe(24)
-            set_key(ENV_FILE, name, value, quote_mode="never")
+            given = environ.get(name) if name.endswith("_PASSWORD") or name in ADDRESSES else None
+            if given and name.endswith("_PASSWORD"):
+                set_key(ENV_FILE, name, given)  # quoted, so that it is read back as it is
+            else:
+                set_key(ENV_FILE, name, given or defaults[name] or secrets.token_urlsafe(24), quote_mode="never")
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(ENV_FILE, error) from error
     return missing

@@ -5,11 +5,6 @@ create table recovery.rotated_tokens (
     new_token text not null unique
 );
 
--- ANALYZE, which is there for the number of pairs, must not copy tokens into pg_statistic, where they outlive the rotation.
-alter table recovery.rotated_tokens
-alter column old_token set statistics 0,
-alter column new_token set statistics 0;
-
 comment on table recovery.rotated_tokens is
 'Old and new token of every value whose plain text is still there; empty but for a rotation in progress.';
 comment on column recovery.rotated_tokens.old_token is 'Token under the key in use.';

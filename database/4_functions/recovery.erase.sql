@@ -27,8 +27,12 @@ begin
         array_agg(raw_login.sent_at)
     into message_ids, sent_ats
     from staging.raw_logins as raw_login
-    -- most bodies are told apart without being parsed; a backslash may hide letters
-    where (strpos(raw_login.body, erase.user_id) > 0 or strpos(raw_login.body, '\') > 0)
+    -- most bodies are told apart without being parsed; a backslash may hide letters, and a number has many spellings
+    where (
+        strpos(raw_login.body, erase.user_id) > 0
+        or strpos(raw_login.body, '\') > 0
+        or erase.user_id ~ '^-?[0-9]+([.][0-9]+)?$'
+    )
         and recovery.names_user(raw_login.body, erase.user_id);
 
     raw_messages := recovery.delete_messages(message_ids, sent_ats);

@@ -54,6 +54,17 @@ def test_migrate_takes_back_a_membership_that_another_administrator_gave(masked:
     assert members == []
 
 
+def test_migrate_leaves_the_membership_that_lets_a_role_log_in_to_rds_with_a_token(masked: Database) -> None:
+    with masked.connect() as connection:
+        try:
+            connection.execute("create role rds_iam; grant rds_iam to loader")
+            migrate(connection, DATABASE_FILES, {})
+            members = connection.execute("select member::regrole::text from pg_auth_members where roleid = 'rds_iam'::regrole").fetchall()
+        finally:
+            connection.execute("drop role rds_iam")
+    assert ("loader",) in members
+
+
 def test_migrate_resets_what_a_role_set_for_itself_in_this_database(masked: Database) -> None:
     with masked.connect() as connection:
         connection.execute(f"alter role analyst in database {masked.name} set search_path = mine".encode())

@@ -41,11 +41,11 @@ def four_loaders_come_and_go(trial: Trial) -> None:
             loader.kill()
             trial.proof["killed"] = trial.proof.get("killed", 0) + 1
         else:
-            os.kill(loader.process.pid or 0, trial.random.choice((signal.SIGTERM, signal.SIGINT)))
+            loader.signal(trial.random.choice((signal.SIGTERM, signal.SIGINT)))
             trial.proof["stopped"] = trial.proof.get("stopped", 0) + 1
         loaders.append(trial.start(LOADER_RECEIVERS=2))
     for loader in loaders:
-        loader.process.terminate()
+        loader.signal(signal.SIGTERM)
     for loader in loaders:
         # The youngest may not have begun yet, or not even have learnt to take a signal.
         assert loader.wait() in {os.EX_OK, os.EX_TEMPFAIL, -signal.SIGTERM}, loader.output()

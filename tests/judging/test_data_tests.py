@@ -160,13 +160,16 @@ def test_a_run_reads_as_much_whatever_the_history(filled: Warehouse) -> None:
     models = ("user_logins", "rejected_logins")
     filled.dbt("compile", "--select", *models)
     compiled = {model: next(filled.outputs()[-1].parent.glob(f"target/compiled/**/{model}.sql")).read_text() for model in models}
+    through_it_all = "select count(masked_ip) from marts.user_logins"
     filled.land({f"new{number}": GOOD for number in range(10)})
     read: list[dict[str, int]] = []
     for first, last in ((1, 20_000), (20_001, 100_000)):
         with filled.database.connect() as connection:
             connection.execute(HISTORY.format(first=first, last=last).encode())
         read.append({model: blocks_read(filled, query, window_of=model) for model, query in compiled.items()})
+        read[-1]["control"] = blocks_read(filled, through_it_all)
 
+    assert read[1]["control"] > 2 * read[0]["control"]
     assert all(0 < read[1][model] < 2 * read[0][model] for model in models), read
 
 

@@ -10,7 +10,7 @@ import threading
 import pytest
 from psycopg import errors
 
-from tests.recovery.conftest import Masked, Message, login, wait_until
+from tests.recovery.conftest import Masked, Message, login, message, wait_until
 from tests.support import ROOT
 
 HIS = (
@@ -107,6 +107,13 @@ def test_the_record_holds_counts_and_nothing_of_the_person(masked: Masked) -> No
         ("erased", "privacy_officer", {"raw_messages": 7, "logins": 2, "rejections": 5})
     ]
     assert "u-erased" not in json.dumps(masked.rows("select user_token from recovery.tombstones"))
+
+
+def test_a_number_as_user_id_is_erased_however_it_is_spelled(masked: Masked) -> None:
+    body = login("u-other", "192.0.2.1", "000-00-0001").body
+    masked.land(message(body.replace('"u-other"', spelled)) for spelled in ("1e2", "100", "100.5"))
+    masked.dbt("run")
+    assert run_erase(masked, b"100\n").stdout == b"erased: 2 raw messages, 0 logins, 2 rejections\n"
 
 
 def test_erasing_twice_is_harmless(masked: Masked) -> None:

@@ -77,8 +77,13 @@ def test_values_of_ones_own_stay_and_what_is_missing_is_filled_in(folder: Path) 
 
 
 def test_a_password_of_the_environment_is_the_one_that_is_written(folder: Path) -> None:
-    complete_env_file({"ANALYST_PASSWORD": "made-up"})
-    assert dotenv_values(folder / ".env")["ANALYST_PASSWORD"] == "made-up"
+    complete_env_file({"ANALYST_PASSWORD": "it's made up # here"})
+    assert dotenv_values(folder / ".env")["ANALYST_PASSWORD"] == "it's made up # here"
+
+
+def test_credentials_of_the_shell_are_not_written_to_the_env_file(folder: Path) -> None:
+    complete_env_file({"AWS_SECRET_ACCESS_KEY": "of-the-shell"})
+    assert "of-the-shell" not in (folder / ".env").read_text()
 
 
 def test_the_env_file_says_the_addresses_in_use_and_keeps_what_follows_from_them(folder: Path) -> None:
