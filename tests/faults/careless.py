@@ -30,3 +30,7 @@ async def open_queue(settings: LoaderSettings) -> Queue:
 def main() -> None:
     with mock.patch.object(command_line, "Landing", CarelessLanding), mock.patch.object(command_line, "open_queue", open_queue):
         command_line.main()
+
+
+if __name__ == "__main__":
+    main()
