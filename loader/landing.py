@@ -12,7 +12,7 @@ import psycopg
 from psycopg import errors as sqlstate
 
 from loader.errors import LoaderError, refused, unavailable, wrong_setting
-from loader.login import not_verified, password_for, refused_login
+from loader.login import NoCredentialsNowError, not_verified, password_for, refused_login
 from loader.settings import LoaderSettings
 from loader.sqs import Message, backoff_seconds
 
@@ -50,6 +50,7 @@ PASSING = (
     psycopg.InternalError,  # such as 25006: we are on the old primary, during a failover
     OSError,
     TimeoutError,
+    NoCredentialsNowError,
 )
 
 
@@ -74,6 +75,8 @@ class Landing:
         """
         try:
             await self._connected()
+        except NoCredentialsNowError:
+            raise
         except PASSING as error:
             raise unavailable(f"{_reason(error, self._settings)}; start it, or check PGHOST and PGPORT") from None
 

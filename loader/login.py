@@ -1,17 +1,47 @@
 """How a connection to PostgreSQL proves who we are, and what is wrong where the server cannot prove who it is."""
 
 import functools
+import os
 import re
 from typing import Any
 
 import boto3
-import psycopg
-from botocore.exceptions import BotoCoreError, NoCredentialsError, NoRegionError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004  # botocore's, which is no OSError
+    CredentialRetrievalError,
+    HTTPClientError,
+    LoginError,
+    MetadataRetrievalError,
+    NoCredentialsError,
+    NoRegionError,
+    SSOError,
+    TokenRetrievalError,
+)
 
 from loader.errors import LoaderError, refused, wrong_setting
 from loader.settings import TokenSettings, read
 
 POSTGRES_PORT = "5432"
+
+# What passes, or what a person puts right while the loader runs, in fetching a role's or a profile's credentials.
+NOT_FETCHED = (
+    ClientError,  # STS refuses
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    LoginError,
+    MetadataRetrievalError,
+    SSOError,
+    TokenRetrievalError,
+)
+# libpq's own sentences; a server's may name a database or a user that is called like one of their words.
+NOT_VERIFIED = 'certificate verify failed|server certificate for "|certificate file|server does not support SSL|sslmode (value|")'
+
+
+class NoCredentialsNowError(LoaderError):
+    """AWS does not give the credentials to sign a token with; later it may."""
 
 
 def password_for(user: str, kept: str | None) -> str | None:
@@ -24,7 +54,7 @@ def token_for(user: str) -> str:
 
     Raises:
         LoaderError: there are no credentials, or the server that the token would be sent to need not be RDS.
-        psycopg.OperationalError: the credentials cannot be fetched now.
+        NoCredentialsNowError: the credentials cannot be fetched now.
     """
     settings = read(TokenSettings)
     if settings.pgsslmode != "verify-full":
@@ -36,18 +66,28 @@ def token_for(user: str) -> str:
         raise wrong_setting(
             f"PGHOST is {settings.pghost or 'not set'}, and an RDS token is for one host; set it to the endpoint that RDS gives"
         )
+    port = settings.pgport or POSTGRES_PORT
+    if "," in port:
+        raise wrong_setting(f"PGPORT is {port}, and an RDS token is for one host; set it to the port of PGHOST")
     try:
-        token: str = _rds(settings.aws_region).generate_db_auth_token(
-            DBHostname=settings.pghost, Port=int(settings.pgport or POSTGRES_PORT), DBUsername=user
-        )
+        token: str = _rds(settings.aws_region).generate_db_auth_token(DBHostname=settings.pghost, Port=int(port), DBUsername=user)
     except NoRegionError:
         raise wrong_setting("AWS_DEFAULT_REGION is not set, and an RDS token is for one region; set it to the server's") from None
     except NoCredentialsError:
         raise wrong_setting(
             "AWS credentials: none found to sign an RDS token; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role"
         ) from None
-    except BotoCoreError as error:
-        raise psycopg.OperationalError(f"no AWS credentials to sign an RDS token: {type(error).__name__}") from None
+    except NOT_FETCHED as error:
+        # Its words are whatever a program or a server said, so it is only named.
+        refusal = error.response["Error"]["Code"] if isinstance(error, ClientError) else None
+        raise NoCredentialsNowError(
+            f"AWS gives no credentials to sign an RDS token ({refusal or type(error).__name__}); "
+            "check the role or the profile of this machine, and its way to AWS",
+            os.EX_NOPERM if refusal else os.EX_UNAVAILABLE,
+        ) from None
+    except (BotoCoreError, OSError, ValueError) as error:
+        found = str(error).partition("\n")[0]
+        raise wrong_setting(f"AWS configuration: {found}; correct it, for an RDS token is signed with its credentials") from None
     return token
 
 
@@ -59,7 +99,7 @@ def _rds(region: str | None) -> Any:
 
 def not_verified(found: str) -> LoaderError | None:
     """What to do where libpq says in *found* that the server has not proved to be the one that PGSSLMODE asks for; else None."""
-    if re.search("certificate|does not support SSL|sslmode", found):
+    if re.search(NOT_VERIFIED, found):
         return wrong_setting(f"{found}; check PGHOST, PGSSLMODE and PGSSLROOTCERT")
     return None
 

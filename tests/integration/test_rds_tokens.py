@@ -8,8 +8,10 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import urllib.parse
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,14 +19,30 @@ import trustme
 
 from sandbox import postgres
 from sandbox.emulator import REGION
+from sandbox.processes import free_port, wait_until
 from tests.support import ROOT, Database, Queue, run
 from tests.support import environment as environment_of
 from tests.tls import TlsServer, serving
 
 ACCESS_KEY = "AKIDEXAMPLE"
 SECRET = "a-made-up-secret"
+SESSION = "a-made-up-session"
 CLEARTEXT_PASSWORD = struct.pack("!cii", b"R", 8, 3)
+EACH_PROGRAM = [["loader", "drain"], ["loader", "migrate"], ["recovery", "audit-head"], ["loader", "rds-token", "x"]]
 TRUSTED = "host all all 127.0.0.1/32 trust\n"
+CREDENTIALS = """
+    <AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
+    <AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey><SessionToken>{session}</SessionToken>
+    <Expiration>{expiry}</Expiration>
+    </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>
+"""
+NO_IDENTITY = {
+    "AWS_ACCESS_KEY_ID": "",
+    "AWS_SECRET_ACCESS_KEY": "",
+    "AWS_ROLE_ARN": "arn:aws:iam::000000000000:role/loader",
+    "AWS_WEB_IDENTITY_TOKEN_FILE": "/nonexistent",
+}
+REFUSAL = "<ErrorResponse><Error><Code>{code}</Code><Message>a-made-up-token is not taken</Message></Error></ErrorResponse>"
 
 
 def hmac_sha256(key: bytes, text: str) -> bytes:
@@ -47,6 +65,8 @@ def wrong_with(token: str, user: str, port: int) -> str | None:
         "X-Amz-Expires": "900",
         "X-Amz-SignedHeaders": "host",
     }
+    if "X-Amz-Security-Token" in said:
+        expected["X-Amz-Security-Token"] = SESSION
     if said != expected or url.netloc != f"localhost:{port}":
         return f"it says {url.netloc}, {said}"
     query = urllib.parse.urlencode(sorted(said.items()), quote_via=urllib.parse.quote, safe="")
@@ -80,6 +100,44 @@ class Rds(TlsServer):
         said = f'SFATAL\0C28000\0MPAM authentication failed for user "{user}": {wrong}\0\0'.encode()
         writer.write(b"E" + struct.pack("!i", len(said) + 4) + said)
         return None
+
+
+class Sts(ThreadingHTTPServer):
+    """Gives a role's credentials, which are so near their end that they are asked for anew each time, or refuses with *refusal*."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), StsAnswer)
+        self.refusal: str | None = None
+        self.refused = 0
+
+
+class StsAnswer(BaseHTTPRequestHandler):
+    server: Sts
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        expiry = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=5)
+        answer = CREDENTIALS.format(key=ACCESS_KEY, secret=SECRET, session=SESSION, expiry=expiry.isoformat())
+        if self.server.refusal:
+            self.server.refused += 1
+            answer = REFUSAL.format(code=self.server.refusal)
+        self.send_response(400 if self.server.refusal else 200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer.encode())
+
+    def log_message(self, *_words: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def sts() -> Iterator[Sts]:
+    with Sts() as made:
+        thread = threading.Thread(target=made.serve_forever, args=[0.01])
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +185,19 @@ def environment(server: Database, rds: Rds, authority: trustme.CA, queue: Queue,
     }
 
 
+@pytest.fixture
+def role(environment: dict[str, str], sts: Sts, tmp_path: Path) -> dict[str, str]:
+    """Variables for commands that have no credentials but those that STS gives for a web identity."""
+    (tmp_path / "identity").write_text("a-made-up-token")
+    without_keys = {name: value for name, value in environment.items() if name not in {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}}
+    return without_keys | {
+        "AWS_ROLE_ARN": "arn:aws:iam::000000000000:role/loader",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "identity"),
+        "AWS_ENDPOINT_URL_STS": f"http://127.0.0.1:{sts.server_port}",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+
+
 def execute(environment: dict[str, str], *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return run(["python", "-m", *words], environment, cwd=cwd or Path(environment["PWD"]), timeout_seconds=100)
 
@@ -148,29 +219,29 @@ def test_every_program_connects_with_a_token_and_no_password(environment: dict[s
         assert sent.rpartition("=")[2] not in outputs  # the signature; the rest is no secret
 
 
+def start_follow(environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "loader", "follow"]
+    return subprocess.Popen(command, env=environment, cwd=environment["PWD"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_until_landed(server: Database, count: int, follow: subprocess.Popen[str]) -> None:
+    assert wait_until(lambda: server.value("select count(*) from staging.raw_logins") == count or follow.poll() is not None, 60)
+    assert follow.poll() is None
+
+
 def test_a_loader_that_connects_anew_has_a_new_token(environment: dict[str, str], server: Database, rds: Rds, queue: Queue) -> None:
     assert execute(environment, "loader", "migrate").returncode == 0
     before = server.value("select count(*) from staging.raw_logins")
     queue.send("first")
-    follow = subprocess.Popen(
-        [sys.executable, "-m", "loader", "follow"],
-        env=environment,
-        cwd=environment["PWD"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    follow = start_follow(environment)
     try:
-        while server.value("select count(*) from staging.raw_logins") == before:
-            assert follow.poll() is None
+        wait_until_landed(server, before + 1, follow)
         # a token says the second that it was made in
         stamp = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}"
-        while f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}" == stamp:
-            pass
+        assert wait_until(lambda: f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}" != stamp, 10)
         assert server.value("select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'loader'") == 1
         queue.send("second")
-        while server.value("select count(*) from staging.raw_logins") == before + 1:
-            assert follow.poll() is None
+        wait_until_landed(server, before + 2, follow)
     finally:
         follow.terminate()
         output, _ = follow.communicate(timeout=60)
@@ -181,20 +252,74 @@ def test_a_loader_that_connects_anew_has_a_new_token(environment: dict[str, str]
         assert token.rpartition("=")[2] not in output
 
 
-COMMANDS = [["loader", "drain"], ["loader", "migrate"], ["recovery", "audit-head"], ["loader", "rds-token", "x"]]
+def test_a_loader_that_is_refused_credentials_asks_until_it_has_them(
+    role: dict[str, str], server: Database, sts: Sts, queue: Queue
+) -> None:
+    assert execute(role, "loader", "migrate").returncode == 0
+    before = server.value("select count(*) from staging.raw_logins")
+    queue.send("first")
+    follow = start_follow(role)
+    try:
+        wait_until_landed(server, before + 1, follow)
+        sts.refusal = "Throttling"
+        assert server.value("select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'loader'") == 1
+        queue.send("second")
+        assert wait_until(lambda: sts.refused > 1 or follow.poll() is not None, 60)
+        sts.refusal = None
+        wait_until_landed(server, before + 2, follow)
+    finally:
+        follow.terminate()
+        output, _ = follow.communicate(timeout=60)
+    assert follow.returncode == 0, output
+    assert "AWS gives no credentials to sign an RDS token (Throttling); " in output
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EACH_PROGRAM)
+@pytest.mark.parametrize("refusal", ["AccessDenied", None], ids=["refused", "unreachable"])
+def test_credentials_that_aws_does_not_give_are_one_line(
+    role: dict[str, str], rds: Rds, sts: Sts, command: list[str], refusal: str | None
+) -> None:
+    sts.refusal = refusal
+    done = execute(role | ({} if refusal else {"AWS_ENDPOINT_URL_STS": f"http://127.0.0.1:{free_port()}"}), *command)
+    assert done.returncode == (os.EX_NOPERM if refusal else os.EX_UNAVAILABLE), done.stderr
+    assert done.stderr == (
+        f"AWS gives no credentials to sign an RDS token ({refusal or 'EndpointConnectionError'}); "
+        "check the role or the profile of this machine, and its way to AWS\n"
+    )
+    assert bool(sts.refused) == bool(refusal)
+    assert not rds.tokens
+
+
+@pytest.mark.parametrize("command", EACH_PROGRAM)
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"PGSSLMODE": "require"}, "PGSSLMODE is require, and an RDS token is sent to a verified server alone; set it to verify-full"),
         ({"PGSSLMODE": ""}, "PGSSLMODE is prefer, and "),
         ({"PGHOST": "localhost,localhost"}, "PGHOST is localhost,localhost, and an RDS token is for one host; "),
+        ({"PGPORT": "5432,5433"}, "PGPORT is 5432,5433, and an RDS token is for one host; "),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "AWS credentials: none found to sign an RDS token; "),
         ({"AWS_DEFAULT_REGION": ""}, "AWS_DEFAULT_REGION is not set, and an RDS token is for one region; "),
+        (
+            {"AWS_SECRET_ACCESS_KEY": ""},
+            "AWS configuration: Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY; correct it, ",
+        ),
+        ({"AWS_PROFILE": "nobody"}, "AWS configuration: The config profile (nobody) could not be found; correct it, "),
+        ({"AWS_ENDPOINT_URL": "nowhere"}, "AWS configuration: Invalid endpoint: nowhere; correct it, "),
+        (NO_IDENTITY, "AWS configuration: [Errno 2] No such file or directory: '/nonexistent'; correct it, "),
     ],
-    ids=["unverified", "no sslmode", "two hosts", "no credentials", "no region"],
+    ids=[
+        "unverified",
+        "no sslmode",
+        "two hosts",
+        "two ports",
+        "no credentials",
+        "no region",
+        "half the credentials",
+        "no profile",
+        "no endpoint",
+        "no identity",
+    ],
 )
 def test_no_token_is_sent_where_it_would_be_wrong(
     environment: dict[str, str], rds: Rds, command: list[str], change: dict[str, str], said: str

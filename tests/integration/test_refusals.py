@@ -164,11 +164,12 @@ def test_a_refused_password(environment: Environment, queue: Queue, command: str
 
 
 @pytest.mark.parametrize("command", ["drain", "migrate"])
-def test_a_database_that_is_not_there(environment: Environment, command: str) -> None:
-    code, line = refuse(environment | {"PGDATABASE": "nowhere"}, command)
+@pytest.mark.parametrize("name", ["nowhere", "certificates", "sslmode"])
+def test_a_database_that_is_not_there(environment: Environment, command: str, name: str) -> None:
+    code, line = refuse(environment | {"PGDATABASE": name}, command)
     assert code == os.EX_CONFIG
-    assert 'database "nowhere" does not exist' in line
-    assert "PGDATABASE" in line
+    assert f'database "{name}" does not exist; ' in line
+    assert line.endswith("check PGDATABASE")
 
 
 def test_migrate_names_a_wrong_port(no_servers: Environment) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from sandbox.processes import wait_until
 from tests.support import ROOT, Database, Queue, run
 from tests.tls import TlsServer, serving
 
@@ -110,6 +111,11 @@ def test_an_authority_whose_file_is_not_there_is_refused(verified: dict[str, str
     assert_refused(command, verified | {"PGSSLROOTCERT": "/nonexistent.pem"}, 'root certificate file "/nonexistent.pem" does not exist')
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_mode_that_libpq_does_not_know_is_refused(verified: dict[str, str], command: str) -> None:
+    assert_refused(command, verified | {"PGSSLMODE": "verify"}, 'invalid sslmode value: "verify"')
+
+
 @pytest.mark.parametrize("command", ENDING)
 def test_without_verification_they_would_connect_to_anybody(verified: dict[str, str], servers: Servers, command: str) -> None:
     """The control: the servers that are refused above do work."""
@@ -127,8 +133,7 @@ def test_a_loader_that_has_begun_stops_when_the_server_is_another(
     command = [sys.executable, "-m", "loader", "follow"]
     follow = subprocess.Popen(command, env=verified, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        while not database.value("select count(*) from staging.raw_logins"):
-            assert follow.poll() is None
+        assert wait_until(lambda: database.value("select count(*) from staging.raw_logins") == 1 or follow.poll() is not None, 60)
         servers.known.context = servers.strange.context
         database.rows("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'loader' and datname = current_database()")
         queue.send("second")
