@@ -1,4 +1,4 @@
-"""The command line: `python -m loader migrate | drain | follow`."""
+"""The command line: `python -m loader migrate | drain | follow | rds-token`."""
 
 import asyncio
 import os
@@ -54,7 +54,8 @@ def migrate_command() -> None:
     """Create or update roles, schemas, tables and functions from database/.
 
     Connects as ADMIN_USER with ADMIN_PASSWORD, and gives each login role the password of its variable (LOADER_PASSWORD,
-    TRANSFORMER_PASSWORD, ANALYST_PASSWORD and so on), where that is set. Running it again changes nothing.
+    TRANSFORMER_PASSWORD, ANALYST_PASSWORD and so on), where that is set. Running it again leaves the data as they are, takes back what
+    was granted by hand, and sets the passwords again.
     """
     settings = environment.read(MigrateSettings)
     try:

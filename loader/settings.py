@@ -1,4 +1,4 @@
-"""All that can be set, read once from the environment into one typed object."""
+"""All that can be set: the environment, read into one typed object for each use."""
 
 import os
 from typing import Annotated, Any, TypeVar
