@@ -1,6 +1,6 @@
--- Who may do what: the only place that says it; which role is a member of which is in 1_roles.sql. Run on every migrate, so that what was granted by hand besides
--- is taken back. An analyst's grants on the views are in dbt_project/dbt_project.yml, where the views are made.
--- tests/access/privileges.txt lists, from the catalog, what comes of it.
+-- Who may do what: the only place that says it, but for which role is a member of which (1_roles.sql). Run on every migrate, so
+-- that what was granted by hand besides is taken back. An analyst's grants on the views are in dbt_project/dbt_project.yml, where
+-- the views are made. tests/access/privileges.txt lists, from the catalog, what comes of it.
 
 -- Nobody has what is not given below; what somebody gave on from there goes with it.
 do $$

@@ -1,7 +1,6 @@
 """Ask the database what an analyst may ask, and print it as a table."""
 
 import os
-import sys
 from collections.abc import Generator, Mapping
 from itertools import islice
 from typing import cast
@@ -19,12 +18,11 @@ from sandbox.settings import required
 
 MAX_ROWS = 1_000
 UNLIMITED_WIDTH = 10_000
-NEVER_CUT = 20  # letters: in a narrow terminal the long columns give way
 
 
 def wide_console() -> Console:
-    """A console as wide as the terminal, and wide enough for any table where there is none."""
-    return Console(width=None if sys.stdout.isatty() else UNLIMITED_WIDTH)
+    """A console that cuts and folds no value, however narrow the terminal: tokens are there to be copied."""
+    return Console(width=UNLIMITED_WIDTH)
 
 
 def connect(role: str, password_variable: str, environ: Mapping[str, str]) -> psycopg.Connection:
@@ -44,8 +42,6 @@ def connect(role: str, password_variable: str, environ: Mapping[str, str]) -> ps
 def print_query(connection: psycopg.Connection, query: str, console: Console, title: str | None = None) -> None:
     """Run *query*, one statement, and print its rows, the first 1,000 at most, each value as PostgreSQL writes it; null is empty.
 
-    Where a terminal is too narrow, long values are cut with … under a *title*, and folded without one.
-
     Raises SandboxError with the server's own words when it refuses the query.
     """
     try:
@@ -61,15 +57,13 @@ def print_query(connection: psycopg.Connection, query: str, console: Console, ti
     except psycopg.Error as error:
         raise SandboxError(*_explain(error)) from error
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    cells = [[_cell(value) for value in row] for row in shown]
-    for number, name in enumerate(columns):
-        longest = max([len(name), *(len(row[number]) for row in cells)])
-        table.add_column(Text(name), overflow="ellipsis" if title else "fold", no_wrap=longest <= NEVER_CUT)
-    for row in cells:
-        table.add_row(*row)
+    for name in columns:
+        table.add_column(Text(name), no_wrap=True)
+    for row in shown:
+        table.add_row(*(_cell(value) for value in row))
     if title:
         console.print(Text(title, style="bold"))
-    if cells:
+    if shown:
         console.print(table)
     console.print(
         f"{len(shown)} row{'' if len(shown) == 1 else 's'}{', and more: add a limit or a condition' if more else ''}", highlight=False
