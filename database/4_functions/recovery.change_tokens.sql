@@ -45,6 +45,8 @@ begin
     -- a row is found by its place, which nobody may change meanwhile; readers go on
     lock table marts.user_logins in share row exclusive mode;
     execute statement into changed_logins, to_change, kept_logins, unexplained_logins;
+    -- what dbt's role hangs on the table may have left a search_path to our caller, which is mightier
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
     if changed_logins != to_change then
         raise exception '% of % logins were changed; the others are held back by something on marts.user_logins', changed_logins, to_change
             using errcode = 'data_exception', hint = 'drop its triggers and rules, then rotate again';

@@ -23,6 +23,8 @@ begin
         get diagnostics rejections = row_count;
     end if;
 
+    -- what dbt's role hangs on the table may have left a search_path to our caller, which is mightier
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
     return next;
 end
 $$;

@@ -24,6 +24,8 @@ begin
 
     if statement is not null then
         return query execute statement using tokens;
+        -- what dbt's role hangs on the table may have left a search_path to our caller, which is mightier
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
     end if;
 end
 $$;

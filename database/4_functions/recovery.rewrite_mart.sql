@@ -10,6 +10,8 @@ as $$
 begin
     perform recovery.require_keeper('rewrite_mart');
     perform recovery.rewrite(relation);
+    -- what dbt's role hangs on the table may have left a search_path to our caller, which is mightier
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
 end
 $$;
 

@@ -50,6 +50,63 @@ def test_a_trigger_that_alters_the_function_it_runs_in_gains_nothing(masked: Mas
         assert officer.execute("select logins from recovery.erase('u-erased')").fetchone() == (2,)
 
 
+def leave_a_search_path(masked: Masked) -> None:
+    """Let whatever touches the logins run a function that leaves a search_path, in which operators tell as whom they run."""
+    with masked.connect("transformer") as transformer:
+        transformer.execute("grant usage on schema marts to public; create table marts.loot (found text)")
+        transformer.execute("grant insert on marts.loot to public")
+        transformer.execute(
+            "create function marts.path() returns boolean language plpgsql as $$ begin "
+            "insert into marts.loot values ('path'); perform set_config('search_path', 'marts, pg_catalog', false); return true; end $$"
+        )
+        for operator, left, right in ((">", "bigint", "integer"), ("<>", "bigint", "bigint"), ("=", "uuid", "uuid")):
+            transformer.execute(
+                f"create function marts.tell(one {left}, other {right}) returns boolean language plpgsql as $$ begin "
+                "insert into marts.loot values (current_user); "
+                f"return one operator(pg_catalog.{operator}) other; end $$".encode()
+            )
+            transformer.execute(f"create operator marts.{operator} (leftarg = {left}, rightarg = {right}, function = marts.tell)".encode())
+
+
+def hang_it_on_the_table(masked: Masked) -> None:
+    with masked.connect("transformer") as transformer:
+        transformer.execute(
+            "create function marts.trap() returns trigger language plpgsql as $$ begin perform marts.path(); return null; end $$"
+        )
+        transformer.execute(
+            "create trigger trap after delete or update on marts.user_logins for each statement execute function marts.trap()"
+        )
+
+
+def test_a_search_path_that_a_trigger_leaves_reaches_no_mightier_function(masked: Masked) -> None:
+    leave_a_search_path(masked)
+    hang_it_on_the_table(masked)
+
+    masked.recovery("erase", stdin="u-old\n")
+    masked.recovery("rotate")
+
+    # control: it did run, in both
+    assert masked.value("select count(*) from marts.loot where found = 'path'") >= 2
+    assert masked.rows("select distinct found from marts.loot where found in ('pipeline_owner', 'privacy_officer')") == []
+
+
+def test_a_search_path_that_a_view_leaves_reaches_no_mightier_function(masked: Masked) -> None:
+    token = masked.value("select masked_ip from marts.user_logins order by message_id limit 1")
+    leave_a_search_path(masked)
+    with masked.connect("transformer") as transformer:
+        transformer.execute("alter table marts.user_logins rename to real_logins")
+        transformer.execute("create view marts.user_logins as select * from marts.real_logins where marts.path()")
+
+    with masked.connect("pii_requester") as requester, masked.connect("pii_approver") as approver:
+        (reveal,) = requester.execute("select recovery.request_reveal(array[%s], 'fraud', 'case')", [token]).fetchone() or (None,)
+        approver.execute("select recovery.approve_reveal(%s)", [reveal])
+        requester.execute("select recovery.open_reveal(%s)", [reveal])
+        assert requester.execute("select * from recovery.read_reveal(%s)", [reveal]).fetchall()
+
+    assert masked.value("select count(*) from marts.loot where found = 'path'") >= 1
+    assert masked.rows("select distinct found from marts.loot where found in ('pipeline_owner', 'pii_requester')") == []
+
+
 def test_no_function_of_the_keeper_runs_as_anybody_else(masked: Masked) -> None:
     functions = masked.rows(
         "select proname, oid::regprocedure::text, array(select format('null::%s', type::regtype) from unnest(proargtypes) as type) "
