@@ -43,7 +43,8 @@ begin
                 using errcode = 'object_in_use';
         end if;
 
-        execute format('drop table %s', partition.relation);
+        -- cascade: whoever makes something of the partition's row type would keep the day, and all that follow
+        execute format('drop table %s cascade', partition.relation);
         perform recovery.record('expired', jsonb_build_object('day', partition.day, 'raw_messages', dropped_messages));
         return partition.day;
     end loop;

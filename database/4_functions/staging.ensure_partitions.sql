@@ -11,6 +11,10 @@ declare
     partition text;
 begin
     foreach day in array dates loop
+        -- in four digits of a year, by which expiry knows a partition's day
+        if day not between '0001-01-01' and '9999-12-31' then
+            raise exception 'no message was sent in a year before 1 or after 9999' using errcode = 'datetime_field_overflow';
+        end if;
         partition := 'raw_logins_' || to_char(day, 'YYYYMMDD');
         continue when to_regclass('staging.' || partition) is not null;
         perform pg_advisory_xact_lock(hashtextextended('staging.ensure_partitions', 0));

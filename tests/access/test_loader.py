@@ -12,6 +12,12 @@ READ = "grant select on staging.raw_logins to loader; create policy mine on stag
 WRITE = READ + "; grant update, delete on staging.raw_logins to loader"
 
 
+@pytest.mark.parametrize("day", ["12026-01-01", "0044-03-15 BC"])
+def test_a_partition_that_expiry_would_not_know_is_refused(masked_for_all: Database, day: str) -> None:
+    with masked_for_all.connect("loader") as loader, pytest.raises(errors.DatetimeFieldOverflow):
+        loader.execute("select staging.ensure_partitions(array[%s::date])", [day])
+
+
 def test_loader_lands_a_message_twice_and_it_is_there_once(masked: Database) -> None:
     # in one transaction, for now() is part of the key
     with masked.connect("loader") as connection, connection.transaction():

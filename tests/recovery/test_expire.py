@@ -38,6 +38,17 @@ def test_days_past_retention_are_dropped_and_their_logins_stay(masked: Masked, s
     assert masked.recovery("expire") == "0 days expired\n"
 
 
+def test_what_dbt_makes_of_a_days_row_type_does_not_keep_the_day(masked: Masked, story: dict[str, Message]) -> None:
+    with masked.connect("transformer") as transformer:
+        transformer.execute(f"create table marts.hold (a integer, r {story['old'].partition})".encode())
+        transformer.execute(f"create view marts.look as select 1 as a from {story['old'].partition}".encode())
+
+    assert masked.recovery("expire").splitlines()[-1] == "2 days expired"
+
+    assert not exists(masked, story["old"].partition)
+    assert exists(masked, "marts.hold")
+
+
 def test_an_expired_value_can_no_longer_be_revealed(masked: Masked, story: dict[str, Message]) -> None:
     tokens = list(masked.tokens(story["old"]))
     for expected in (2, 0):
