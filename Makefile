@@ -54,7 +54,7 @@ test: $(STAMP) ## all tests, those of faults in short, on servers of their own
 
 test-faults: $(STAMP) ## kill, cut and starve what it runs on, at length, and count that nothing is lost
 	@FAULTS=full $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --timeout 1200 --junit-xml .pytest_cache/faults.xml \
-		tests/faults tests/judging/test_at_once.py tests/judging/test_poison.py
+		tests/faults tests/judging
 
 snapshot: $(STAMP) ## write anew what each role may, from the catalog, for review
 	@SNAPSHOT=write $(BIN)/python -m pytest --quiet tests/access/test_privileges.py -k reviewed

@@ -160,17 +160,6 @@ end
 $$;
 
 -- Recovery.
-do $$
-begin
-    execute format('revoke all on database %I from privacy_officer, marts_keeper', current_database());
-    execute format('grant connect on database %I to privacy_officer', current_database());
-end
-$$;
-revoke all on schema staging, masking, recovery, marts, analytics from privacy_officer, marts_keeper;
-revoke all on all tables in schema staging, masking, recovery, marts, analytics from privacy_officer, marts_keeper;
-revoke all on all functions in schema staging, masking from privacy_officer, marts_keeper;
-revoke all on all functions in schema recovery from privacy_officer;
-
 -- marts_keeper: what dbt may (database/1_roles.sql), the pairs of tokens in a rotation, and what its functions call, which runs as itself
 grant usage on schema recovery to marts_keeper;
 grant select on recovery.rotated_tokens to marts_keeper;

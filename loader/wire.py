@@ -100,6 +100,10 @@ def connect(queue_url: str, region: str | None, timeout_seconds: float, connecti
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
         raise wrong_setting(f"AWS configuration: {_first_line(error)}") from None
     endpoint = client.meta.endpoint_url
+    try:
+        urllib.parse.urlsplit(endpoint).port  # noqa: B018  # reading it is the check
+    except ValueError as error:
+        raise wrong_setting(f"AWS_ENDPOINT_URL is {endpoint}: {error}; correct it") from None
     if botocore.utils.get_environ_proxies(endpoint):
         return BotoCaller(client, connections)
     return SignedCaller(session, client.meta.region_name, endpoint, timeout_seconds)

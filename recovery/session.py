@@ -58,7 +58,8 @@ def connect(role: str) -> psycopg.Connection[Any]:
         if "no password supplied" in found:
             raise RecoveryError(f"{variable} is not set; copy .env.example to .env or run make up", os.EX_CONFIG) from None
         if "authentication failed" in found:
-            raise RecoveryError(f"{found}; correct {variable}, or PGUSER and PGPASSWORD", os.EX_NOPERM) from None
+            refusal = refused_login(found, f"{variable}, or PGUSER and PGPASSWORD")
+            raise RecoveryError(str(refusal), refusal.exit_code) from None
         if 'database "' in found:  # it does not exist, or this role may not connect to it
             raise RecoveryError(f"{found}; correct PGDATABASE, or run python -m loader migrate there", os.EX_UNAVAILABLE) from None
         raise RecoveryError(f"{found}; start the server, or correct PGHOST and PGPORT", os.EX_UNAVAILABLE) from None

@@ -333,7 +333,7 @@ def test_no_token_is_sent_where_it_would_be_wrong(
     assert not rds.tokens
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EACH_PROGRAM)
 def test_control_where_all_is_right_the_same_commands_make_a_token(environment: dict[str, str], rds: Rds, command: list[str]) -> None:
     done = execute(environment, *command)
     assert "X-Amz-Signature" in "".join([done.stdout, *(token for _, token in rds.tokens)])

@@ -98,6 +98,12 @@ def test_a_queue_that_is_not_there(environment: Environment) -> None:
     assert "-not does not exist; check SQS_QUEUE_URL and AWS_DEFAULT_REGION" in line
 
 
+def test_an_endpoint_whose_port_is_no_number(environment: Environment) -> None:
+    code, line = refuse(environment | {"AWS_ENDPOINT_URL": "http://127.0.0.1:many"})
+    assert code == os.EX_CONFIG
+    assert line.startswith("AWS_ENDPOINT_URL is http://127.0.0.1:many: ")
+
+
 def test_an_sqs_that_does_not_answer(environment: Environment) -> None:
     code, line = refuse(environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"})
     assert code == os.EX_UNAVAILABLE

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from psycopg import sql
 
 from loader.migrate import migrate
 from sandbox import emulator
@@ -14,7 +13,7 @@ from sandbox.emulator import Emulator
 from sandbox.postgres import Postgres
 from tests import support
 from tests.recovery.conftest import Masked, Message, accepted, copy_of, login, message, reveal_all
-from tests.support import DATABASE_FILES, REAL_EVENTS, Database, Queue
+from tests.support import DATABASE_FILES, REAL_EVENTS, Database, Queue, create_copy
 
 pytestmark = pytest.mark.skipif(not REAL_EVENTS.exists(), reason="the real events are not beside this clone")
 
@@ -30,8 +29,7 @@ def real_template(
     """The messages of a database, made for the tests to copy, in which the real events were landed and masked."""
     bodies = [line for line in REAL_EVENTS.read_text().splitlines() if line]
     queued, late = bodies[::2], bodies[1::2]
-    with postgres_server.connect() as connection:
-        connection.execute(sql.SQL("create database {} template {}").format(sql.Identifier(TEMPLATE), sql.Identifier(template)))
+    create_copy(postgres_server, TEMPLATE, template)
     made = Masked(Database(postgres_server, TEMPLATE, passwords), dbt_target)
     with made.connect() as connection:
         migrate(connection, DATABASE_FILES, {})
