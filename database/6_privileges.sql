@@ -125,6 +125,10 @@ end
 $$;
 alter role loader set idle_in_transaction_session_timeout = '5min';
 alter role transformer set idle_in_transaction_session_timeout = '30min';
+-- what a large window sorts and joins stays in memory, and not in what parallel workers share: that is /dev/shm, of which a
+-- container has 64 MB unless told otherwise
+alter role transformer set work_mem = '64MB';
+alter role transformer set enable_parallel_hash = off;
 alter role analyst set default_transaction_read_only = on;
 alter role analyst set statement_timeout = '5min';
 alter role analyst set idle_in_transaction_session_timeout = '5min';

@@ -4,6 +4,7 @@ returns text
 language plpgsql
 stable
 strict
+parallel safe
 security definer
 set search_path = pg_catalog, pg_temp
 as $$

@@ -16,10 +16,8 @@ begin
     return array(
         select
             'v' || key.version || ':' || encode(
-                substr(masking.hmac_sha256(key.inner_block, key.outer_block, convert_to(given.plain_value, 'UTF8')), 1, 16), 'hex'
+                substr(masking.hmac_sha256(key.inner_block, key.outer_block, convert_to(unnest(plain_values), 'UTF8')), 1, 16), 'hex'
             )
-        from unnest(plain_values) with ordinality as given (plain_value, place)
-        order by given.place
     );
 end
 $$;

@@ -4,6 +4,7 @@ create or replace function staging.landed_before()
 returns xid8
 language plpgsql
 stable
+parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
 declare

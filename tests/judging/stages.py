@@ -24,11 +24,12 @@ FUNCTIONS = f"""
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a run stops: the trigger that stops it there, and what the server is doing for it then."""
+    """Where a run stops: the trigger that stops it there, what the server is doing for it then, and how the run before it was run."""
 
     trigger: str
     statement: str
     is_first_run: bool = False
+    before: tuple[str, ...] = ()
 
 
 def _row(table: str, message_id: str) -> str:
@@ -54,6 +55,7 @@ def _definition(tag: str) -> str:
 MASKED_ID, REJECTED_ID = "good-250", "bad-25"
 STAGES = {
     "making the tables": Stage(_definition("CREATE TABLE"), r"do \$create\$", is_first_run=True),
+    "masking the increment": Stage(_definition("CREATE TABLE AS"), "create temporary table increment"),
     "writing user_logins": Stage(_row("user_logins", MASKED_ID), r'insert into "\w+"\."marts"\."user_logins"'),
     "closing the window of user_logins": Stage(_watermark("user_logins", "taken_before"), "close_window"),
     "committing user_logins": Stage(_commit("user_logins", MASKED_ID), "^COMMIT$"),
@@ -61,8 +63,10 @@ STAGES = {
     "writing rejected_logins": Stage(_row("rejected_logins", REJECTED_ID), r'insert into "\w+"\."marts"\."rejected_logins"'),
     "closing the window of rejected_logins": Stage(_watermark("rejected_logins", "taken_before"), "close_window"),
     "committing rejected_logins": Stage(_commit("rejected_logins", REJECTED_ID), "^COMMIT$"),
-    "making a view": Stage(_definition("CREATE VIEW"), "create view", is_first_run=True),
-    "replacing a view": Stage(_definition("CREATE VIEW"), "create view"),
+    "making a view": Stage(_definition("CREATE VIEW"), "create (temporary )?view", is_first_run=True),
+    "comparing a view": Stage(_definition("CREATE VIEW"), "create temporary view"),
+    "replacing a view": Stage(_definition("DROP VIEW"), "drop view if exists", before=("--vars", '{"min_group_users": 6}')),
+    "dropping what it was compared with": Stage(_definition("DROP VIEW"), "drop view pg_temp"),
 }
 
 
@@ -70,7 +74,7 @@ STAGES = {
 def gate(warehouse: Warehouse, stage: Stage) -> Iterator[None]:
     """Stop every run at *stage* until the block is left. What is to be there before, a run over nothing has made."""
     if not stage.is_first_run:
-        warehouse.dbt("run")
+        warehouse.dbt("run", *stage.before)
     with warehouse.database.connect() as holder:
         holder.execute(FUNCTIONS.encode())
         holder.execute(stage.trigger.encode())

@@ -14,7 +14,17 @@ judged_logins as (
 accepted as (
 
     select
-        *,
+        message_id,
+        landed_xid,
+        sent_at,
+        user_id,
+        device_type,
+        ip,
+        device_id,
+        locale,
+        app_version,
+        -- cast where it is typed, for array_agg() wants arrays of one length
+        case when app_version ~ '^[0-9]{1,9}([.][0-9]{1,9})*$' then app_version end as numeric_version,
         -- SQS's ids are random UUIDs: at most 256 batches, and in the order of the key, in which rows are inserted at half the price
         left(message_id, 2) as batch,
         masking.canonical_ip(ip) as canonical_ip
@@ -49,6 +59,7 @@ batched as (
         masking.tokens('device_id', array_agg(device_id)) as device_id_tokens,
         array_agg(locale) as locales,
         array_agg(app_version) as app_versions,
+        array_agg(numeric_version) as numeric_versions,
         array_agg(message_id) as message_ids,
         array_agg(sent_at) as sent_ats,
         array_agg(landed_xid) as landed_xids
@@ -59,19 +70,24 @@ batched as (
 
 ),
 
+-- Each row's values are at the same place in every array, and are taken out side by side.
 masked as (
 
-    select masked_login.*
+    select
+        unnest(user_ids) as user_id,
+        unnest(device_types) as device_type,
+        unnest(ip_tokens) as ip_token,
+        unnest(invalid_ip_tokens) as invalid_ip_token,
+        unnest(network_tokens) as masked_network,
+        unnest(device_id_tokens) as masked_device_id,
+        unnest(locales) as locale,
+        unnest(app_versions) as app_version,
+        unnest(numeric_versions) as numeric_version,
+        unnest(message_ids) as message_id,
+        unnest(sent_ats) as sent_at,
+        unnest(landed_xids) as landed_xid
 
     from batched
-
-    cross join lateral unnest(
-        batched.user_ids, batched.device_types, batched.ip_tokens, batched.invalid_ip_tokens, batched.network_tokens,
-        batched.device_id_tokens, batched.locales, batched.app_versions, batched.message_ids, batched.sent_ats, batched.landed_xids
-    ) as masked_login (
-        user_id, device_type, ip_token, invalid_ip_token, masked_network, masked_device_id, locale, app_version,
-        message_id, sent_at, landed_xid
-    )
 
 ),
 
@@ -90,10 +106,7 @@ typed as (
         coalesce(ip_token, invalid_ip_token)::varchar(256) as masked_ip,
         (sent_at at time zone 'UTC')::date as create_date,
         ip_token is not null as ip_is_valid,
-        case
-            when app_version ~ '^[0-9]{1,9}([.][0-9]{1,9})*$'
-                then string_to_array(app_version, '.')::integer[]
-        end as app_version_parts
+        string_to_array(numeric_version, '.')::integer[] as app_version_parts
 
     from masked
 

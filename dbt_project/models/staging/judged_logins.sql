@@ -29,38 +29,38 @@ judged as (
                 case
                     when user_id is null then 'user_id_missing'
                     when user_id_type <> 'string' then 'user_id_not_text'
-                    when btrim(user_id, {{ var('blanks') }}) = '' then 'user_id_empty'
+                    when user_id ~ {{ var('blank') }} then 'user_id_empty'
                     when char_length(user_id) > 128 then 'user_id_too_long'
                 end,
                 case
                     when device_type is null then 'device_type_missing'
                     when device_type_type <> 'string' then 'device_type_not_text'
-                    when btrim(device_type, {{ var('blanks') }}) = '' then 'device_type_empty'
+                    when device_type ~ {{ var('blank') }} then 'device_type_empty'
                     when char_length(device_type) > 32 then 'device_type_too_long'
                 end,
                 case
                     when ip is null then 'ip_missing'
                     when ip_type <> 'string' then 'ip_not_text'
-                    when btrim(ip, {{ var('blanks') }}) = '' then 'ip_empty'
+                    when ip ~ {{ var('blank') }} then 'ip_empty'
                     when char_length(ip) > 256 then 'ip_too_long'
                 end,
                 case
                     when device_id is null then 'device_id_missing'
                     when device_id_type <> 'string' then 'device_id_not_text'
-                    when btrim(device_id, {{ var('blanks') }}) = '' then 'device_id_empty'
+                    when device_id ~ {{ var('blank') }} then 'device_id_empty'
                     when char_length(device_id) > 256 then 'device_id_too_long'
                 end,
                 -- a login without a locale is a login
                 case
                     when locale is null then null
                     when locale_type <> 'string' then 'locale_not_text'
-                    when btrim(locale, {{ var('blanks') }}) = '' then 'locale_empty'
+                    when locale ~ {{ var('blank') }} then 'locale_empty'
                     when char_length(locale) > 32 then 'locale_too_long'
                 end,
                 case
                     when app_version is null then 'app_version_missing'
                     when app_version_type <> 'string' then 'app_version_not_text'
-                    when btrim(app_version, {{ var('blanks') }}) = '' then 'app_version_empty'
+                    when app_version ~ {{ var('blank') }} then 'app_version_empty'
                     when char_length(app_version) > 32 then 'app_version_too_long'
                 end
             ), '')
