@@ -1,5 +1,6 @@
 """`python -m benchmarks [MEASURE…]`: measure, print one table of ratios, and write them as JSON."""
 
+import signal
 import sys
 
 import click
@@ -16,6 +17,7 @@ RESULTS = ROOT / ".bench" / "results.json"
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(min=1), help="Repetitions; the table has their median.")
 def main(names: tuple[str, ...], runs: int) -> None:
     """Measure what the pipeline costs; without names, everything. Takes several minutes, and wants the machine for itself."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run stops its server, as an interrupted one does
     console = Console(width=None if sys.stdout.isatty() else 140)
     results = []
     with bench(runs) as prepared:

@@ -52,16 +52,23 @@ SECURE = f"""
             array_agg(landed_xid) as landed_xids
         from first_landed
         group by batch
+    ),
+    masked as (
+        select
+            unnest(user_ids) as user_id,
+            unnest(device_types) as device_type,
+            unnest(ip_tokens) as masked_ip,
+            unnest(invalid_ip_tokens) as invalid_ip_token,
+            unnest(network_tokens) as masked_network,
+            unnest(device_id_tokens) as masked_device_id,
+            unnest(locales) as locale,
+            unnest(app_versions) as app_version,
+            unnest(message_ids) as message_id,
+            unnest(sent_ats) as sent_at,
+            unnest(landed_xids) as landed_xid
+        from batched
     )
-    select {SUMMED}
-    from batched
-    cross join lateral unnest(
-        user_ids, device_types, ip_tokens, invalid_ip_tokens, network_tokens, device_id_tokens,
-        locales, app_versions, message_ids, sent_ats, landed_xids
-    ) as login (
-        user_id, device_type, masked_ip, invalid_ip_token, masked_network, masked_device_id,
-        locale, app_version, message_id, sent_at, landed_xid
-    )
+    select {SUMMED} from masked
 """  # noqa: S608
 INLINED = """
     {first_landed},

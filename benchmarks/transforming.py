@@ -35,7 +35,7 @@ LAND = """
         )
     from generate_series(%(first)s::bigint, %(last)s::bigint) as numbers (number)
 """
-# The least that anybody would do with these rows: no judging, no looking for what was sent twice, no dbt.
+# The least that anybody would do with these rows: no judging, no sorting out of what landed twice, no dbt.
 BARE = """
     insert into marts.bare (
         user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date, ip_is_valid, app_version_parts,

@@ -12,7 +12,7 @@ begin
     execute format(
         'grant connect on database %I to loader, transformer, analyst, pii_requester, pii_approver, privacy_officer', current_database()
     );
-    -- dbt builds each increment in a temporary table; the loader lands a batch through one
+    -- dbt builds each increment in a temporary table and compares each view with a temporary one; the loader lands a batch through one
     execute format('grant temporary on database %I to loader, transformer', current_database());
 end
 $$;
@@ -125,8 +125,8 @@ end
 $$;
 alter role loader set idle_in_transaction_session_timeout = '5min';
 alter role transformer set idle_in_transaction_session_timeout = '30min';
--- what a large window sorts and joins stays in memory, and not in what parallel workers share: that is /dev/shm, of which a
--- container has 64 MB unless told otherwise
+-- some 250,000 logins are sorted in memory; what is joined is not in memory that parallel workers share: that is /dev/shm, of
+-- which a container has 64 MB unless told otherwise
 alter role transformer set work_mem = '64MB';
 alter role transformer set enable_parallel_hash = off;
 alter role analyst set default_transaction_read_only = on;

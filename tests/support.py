@@ -15,7 +15,6 @@ from dotenv import dotenv_values
 from psycopg import sql
 
 from loader.landing import storable
-from loader.migrate import migrate
 from sandbox.emulator import REGION, Emulator
 from sandbox.login_queue import DEAD_LETTER_SUFFIX
 from sandbox.postgres import Postgres
@@ -149,7 +148,7 @@ def copied(server: Postgres, passwords: Mapping[str, str], name: str, template: 
     try:
         with database.connect() as connection:
             # who may connect stands on the database itself, and a copy does not inherit it
-            migrate(connection, DATABASE_FILES, {})
+            connection.execute((DATABASE_FILES / "6_privileges.sql").read_bytes())
         yield database
     finally:
         with server.connect() as connection:

@@ -43,29 +43,32 @@
     {{ run_hooks(pre_hooks, inside_transaction=True) }}
 
     {# security_barrier: without it a cheap function of the reader's runs on rows that the view hides #}
-    {% call statement('wanted') %}
+    {% call statement('main') %}
         select pg_advisory_xact_lock(hashtextextended('dbt {{ view }}', 0));
         create temporary view wanted with (security_barrier) as (
             {{ sql }}
         )
     {% endcall %}
     {% call statement('compared', fetch_result=True) %}
-        select count(distinct (relkind, reloptions, pg_get_viewdef(oid))) = 1 and count(*) = 2
+        select
+            count(distinct (relkind, reloptions, pg_get_viewdef(oid))) = 1 and count(*) = 2,
+            bool_or(relkind = 'r')
         from pg_class
         where oid in ('pg_temp.wanted'::regclass, to_regclass('{{ view }}'))
     {% endcall %}
-    {% if not load_result('compared')['data'][0][0] %}
+    {% set is_same, is_table = load_result('compared')['data'][0] %}
+    {% if not is_same %}
         {% call statement('replaced') %}
-            drop view if exists {{ view }};
+            drop {{ 'table' if is_table else 'view' }} if exists {{ view }};
             create view {{ view }} with (security_barrier) as (
                 {{ sql }}
             )
         {% endcall %}
     {% endif %}
-    {% call statement('main') %}
+    {% call statement('dropped') %}
         drop view pg_temp.wanted
     {% endcall %}
-    {% do apply_grants(view, config.get('grants'), should_revoke=false) %}
+    {% do apply_grants(view, config.get('grants'), should_revoke=true) %}
     {% do persist_docs(view, model) %}
 
     {{ run_hooks(post_hooks, inside_transaction=True) }}

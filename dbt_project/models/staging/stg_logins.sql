@@ -7,7 +7,7 @@ raw_logins as (
 ),
 
 -- `limit all` (it leaves nothing out) keeps the planner from copying the parse into each expression that uses it;
--- `offset 0` would, too, but not in a parallel plan.
+-- `offset 0` would, too, and would keep parallel workers from all that is done with it.
 parsed as (
 
     select
