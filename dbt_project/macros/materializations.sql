@@ -21,7 +21,7 @@
     {% endcall %}
     {% call statement('main') %}
         insert into {{ table }} ({{ columns }})
-        select {{ columns }} from increment
+        select {{ columns }} from pg_temp.increment
     {% endcall %}
     {% do persist_docs(table, model) %}
 
@@ -34,10 +34,12 @@
 
 {#
     Replaces the view in one transaction, one run at a time, and only when it is to be another: who drops a view waits for
-    all its readers, and whoever comes to read waits behind. What it is to be is told by a temporary view of the same text.
+    all its readers, and whoever comes to read waits behind. What it is to be, grants included, is told by a temporary view
+    of the same text; so what was changed or granted by hand goes.
 #}
 {% materialization view, adapter='postgres' %}
     {%- set view = this.incorporate(type='view') -%}
+    {%- set wanted = api.Relation.create(schema='pg_temp', identifier='wanted', type='view') -%}
 
     {{ run_hooks(pre_hooks, inside_transaction=False) }}
     {{ run_hooks(pre_hooks, inside_transaction=True) }}
@@ -49,26 +51,50 @@
             {{ sql }}
         )
     {% endcall %}
+    {% do apply_grants(wanted, config.get('grants'), should_revoke=false) %}
     {% call statement('compared', fetch_result=True) %}
+        with
+
+        views as (
+
+            select
+                oid = '{{ wanted }}'::regclass as is_wanted,
+                relkind,
+                row(
+                    relkind,
+                    reloptions,
+                    coalesce(relacl, acldefault('r', relowner)),
+                    array(select attacl::text from pg_attribute where attrelid = pg_class.oid order by attnum),
+                    pg_get_viewdef(oid)
+                )::text as properties
+
+            from pg_class
+
+            where oid in ('{{ wanted }}'::regclass, to_regclass('{{ view }}'))
+
+        )
+
         select
-            count(distinct (relkind, reloptions, pg_get_viewdef(oid))) = 1 and count(*) = 2,
-            bool_or(relkind = 'r')
-        from pg_class
-        where oid in ('pg_temp.wanted'::regclass, to_regclass('{{ view }}'))
+            count(*) = 2 and count(distinct properties) = 1,
+            min(
+                case relkind when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table' else 'table' end
+            ) filter (where not is_wanted)
+
+        from views
     {% endcall %}
-    {% set is_same, is_table = load_result('compared')['data'][0] %}
+    {% set is_same, kind = load_result('compared')['data'][0] %}
     {% if not is_same %}
         {% call statement('replaced') %}
-            drop {{ 'table' if is_table else 'view' }} if exists {{ view }};
+            drop {{ kind or 'view' }} if exists {{ view }};
             create view {{ view }} with (security_barrier) as (
                 {{ sql }}
             )
         {% endcall %}
+        {% do apply_grants(view, config.get('grants'), should_revoke=false) %}
     {% endif %}
     {% call statement('dropped') %}
-        drop view pg_temp.wanted
+        drop view {{ wanted }}
     {% endcall %}
-    {% do apply_grants(view, config.get('grants'), should_revoke=true) %}
     {% do persist_docs(view, model) %}
 
     {{ run_hooks(post_hooks, inside_transaction=True) }}

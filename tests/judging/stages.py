@@ -66,7 +66,7 @@ STAGES = {
     "making a view": Stage(_definition("CREATE VIEW"), "create (temporary )?view", is_first_run=True),
     "comparing a view": Stage(_definition("CREATE VIEW"), "create temporary view"),
     "replacing a view": Stage(_definition("DROP VIEW"), "drop view if exists", before=("--vars", '{"min_group_users": 6}')),
-    "dropping what it was compared with": Stage(_definition("DROP VIEW"), "drop view pg_temp"),
+    "dropping what it was compared with": Stage(_definition("DROP VIEW"), 'drop view "pg_temp"'),
 }
 
 

@@ -246,20 +246,33 @@ def test_a_view_that_is_the_same_is_left_to_its_readers(warehouse: Warehouse) ->
         "drop view analytics.daily_logins",
         "drop view analytics.daily_logins; create table analytics.daily_logins as select {columns}",
         "grant select on analytics.daily_logins to loader",
+        "drop view analytics.daily_logins; create materialized view analytics.daily_logins as select {columns}",
+        "grant select on analytics.daily_logins to public",
+        "grant update on analytics.daily_logins to analyst",
+        (
+            "grant select (create_date), update (logins) on analytics.daily_logins to loader; "
+            "grant select (logins) on analytics.daily_logins to public"
+        ),
+        (
+            "grant select on analytics.daily_logins to analyst with grant option; "
+            "set role analyst; grant select on analytics.daily_logins to loader"
+        ),
         "revoke select on analytics.daily_logins from analyst",
     ],
 )
 def test_a_view_that_was_changed_by_hand_is_put_right(warehouse: Warehouse, change: str) -> None:
     warehouse.dbt("run")
     definition = (
-        "select relkind, reloptions, relacl::text, pg_get_viewdef(oid) from pg_class where oid = to_regclass('analytics.daily_logins')"
+        "select relkind, reloptions, relacl::text, array(select attacl::text from pg_attribute where attrelid = pg_class.oid), "
+        "pg_get_viewdef(oid) from pg_class where oid = to_regclass('analytics.daily_logins')"
     )
     before = warehouse.database.rows(definition)
     columns = warehouse.database.value(
         "select string_agg(format('null::%s as %I', format_type(atttypid, atttypmod), attname), ', ' order by attnum) "
         "from pg_attribute where attrelid = 'analytics.daily_logins'::regclass"
     )
-    with warehouse.database.connect("transformer") as connection:
+    with warehouse.database.connect() as connection:
+        connection.execute("set role transformer")
         connection.execute(change.format(columns=columns).encode())
     assert warehouse.database.rows(definition) != before
 
