@@ -125,8 +125,8 @@ end
 $$;
 alter role loader set idle_in_transaction_session_timeout = '5min';
 alter role transformer set idle_in_transaction_session_timeout = '30min';
--- some 250,000 logins are sorted in memory; what is joined is not in memory that parallel workers share: that is /dev/shm, of
--- which a container has 64 MB unless told otherwise
+-- A window that is not large is sorted in memory. What is joined is not in memory that parallel workers share: that is /dev/shm,
+-- of which a container has 64 MB unless told otherwise.
 alter role transformer set work_mem = '64MB';
 alter role transformer set enable_parallel_hash = off;
 alter role analyst set default_transaction_read_only = on;

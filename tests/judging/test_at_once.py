@@ -281,6 +281,18 @@ def test_a_view_that_was_changed_by_hand_is_put_right(warehouse: Warehouse, chan
     assert warehouse.database.rows(definition) == before
 
 
+def test_a_table_in_the_search_path_is_not_taken_for_the_increment(warehouse: Warehouse) -> None:
+    warehouse.dbt("run")
+    with warehouse.database.connect("transformer") as connection:
+        connection.execute("create table marts.increment as select * from marts.user_logins")
+        connection.execute(f"alter role transformer in database {warehouse.database.name} set search_path = marts, pg_temp".encode())
+    warehouse.land({"landed": GOOD})
+
+    warehouse.dbt("run")
+
+    assert warehouse.masked() == ["landed"]
+
+
 def test_judging_again_while_runs_go_on_moves_each_message_once(warehouse: Warehouse) -> None:
     warehouse.land({f"m{number}": GOOD for number in range(MESSAGES)})
     warehouse.dbt("run", "--vars", '{"max_body_bytes": 60}')
