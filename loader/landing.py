@@ -31,6 +31,12 @@ LAND = """
     select message_id, sent_at, body from pg_temp.incoming
     on conflict do nothing
 """
+# The work list, in the same transaction: dbt judges what stands on it.
+LIST = """
+    insert into staging.unjudged (message_id, sent_at)
+    select message_id, sent_at from pg_temp.incoming
+    on conflict do nothing
+"""
 PARTITIONS = "select staging.ensure_partitions(%s::date[])"
 TIMEOUTS = """
     select
@@ -166,7 +172,9 @@ async def _insert(connection: Connection, rows: Sequence[tuple[str, dt.datetime,
             for row in rows:
                 await copy.write_row(row)
         await cursor.execute(LAND)
-        return cursor.rowcount
+        landed = cursor.rowcount
+        await cursor.execute(LIST)
+        return landed
 
 
 async def _connect(settings: LoaderSettings) -> Connection:
@@ -188,7 +196,9 @@ async def _connect(settings: LoaderSettings) -> Connection:
     try:
         await connection.execute(TIMEOUTS, {"ms": str(silence * 1000)})
         await connection.execute(INCOMING)
-        await connection.execute(LAND)  # lands nothing, and is refused now if it would be refused later
+        # land nothing, and are refused now if they would be refused later
+        await connection.execute(LAND)
+        await connection.execute(LIST)
     except BaseException:
         await connection.close()
         raise

@@ -1,15 +1,23 @@
 """Apply `database/`: the roles, tables, functions and privileges that must exist before dbt."""
 
 import hashlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import errors as sqlstate
 from psycopg import sql
 
 OWNER = "pipeline_owner"
-TABLES = "3_tables"
+TABLES = "4_tables"
+# A statement that waits for a lock makes everyone behind it wait, loaders included. So wait briefly, let them pass, try again.
+LOCK_TIMEOUT = "set local lock_timeout = '500ms'"
+PAUSE_SECONDS = 2.0
+PATIENCE_SECONDS = 600.0
+# Another transaction has what we need, or a second migrate makes the same things at the same time.
+PASSING = (sqlstate.LockNotAvailable, sqlstate.DeadlockDetected, sqlstate.UniqueViolation, sqlstate.InternalError_)
 # An error of a file may quote a value of the data, and a password's verifier is in its statement. Only a superuser can keep both
 # out of the server's log from here.
 QUIET = """
@@ -24,30 +32,50 @@ class MigrationError(Exception):
 
 
 def migrate(
-    connection: psycopg.Connection[Any],
-    directory: Path,
-    passwords: Mapping[str, str],
+    connection: psycopg.Connection[Any], directory: Path, passwords: Mapping[str, str], patience_seconds: float = PATIENCE_SECONDS
 ) -> list[str]:
     """Bring the database up to *directory*, in one transaction, and return the names of the files that ran.
 
-    Files run in the order of their path. A file in `3_tables` runs once and is never changed afterwards: add a
+    Files run in the order of their path. A file in `4_tables` runs once and is never changed afterwards: add a
     new one. Every other file can be run again, and is, so that a grant made by hand does not stay. Files
-    in a folder run as the owner that nobody can log in as. A second migrate waits for the first.
+    in a folder run as the owner that nobody can log in as. A lock that cannot be had at once is tried again
+    for *patience_seconds*; loaders never queue behind it for longer than half a second.
 
     *passwords* maps a login role to its password, which leaves this process only as a SCRAM verifier (RFC 5802).
 
     Raises:
-        MigrationError: a table file that has run was changed, or the server refused a file.
+        MigrationError: the database is not UTF-8, a table file that has run was changed, the server refused a
+            file, or a lock could not be had.
     """
+    encoding = connection.execute("select pg_encoding_to_char(encoding) from pg_database where datname = current_database()").fetchone()
+    if encoding != ("UTF8",):
+        message = (
+            f"the database's encoding is {encoding and encoding[0]}, and messages are UTF-8; "
+            "make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+        raise MigrationError(message)
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return _migrate(connection, directory, passwords)
+        except PASSING as error:
+            if time.monotonic() > deadline:
+                message = f"another transaction holds what migrate needs ({error.sqlstate}); end it or try later; nothing was changed"
+                raise MigrationError(message) from None
+            time.sleep(PAUSE_SECONDS)
+
+
+def _migrate(connection: psycopg.Connection[Any], directory: Path, passwords: Mapping[str, str]) -> list[str]:
     with connection.transaction():
-        connection.execute("select pg_advisory_xact_lock(hashtextextended('user-logins migrate', 0))")
-        connection.execute("set local client_min_messages = warning")
+        connection.execute("set local client_min_messages = error")
+        connection.execute(LOCK_TIMEOUT)
         connection.execute(QUIET)
         connection.execute("create schema if not exists migrations")
         connection.execute(
             "create table if not exists migrations.applied ("
             "file text primary key, sha256 text not null, applied_at timestamptz not null default now())"
         )
+        connection.execute("lock table migrations.applied in share row exclusive mode")
         applied = dict(connection.execute("select file, sha256 from migrations.applied").fetchall())
         ran = [
             name
@@ -71,6 +99,8 @@ def _apply(connection: psycopg.Connection[Any], path: Path, name: str, applied_s
     connection.execute(sql.SQL("set local role {}").format(role))
     try:
         connection.execute(statements)
+    except PASSING:
+        raise
     except psycopg.Error as error:
         quotes_values = (error.sqlstate or "").startswith(("22", "23"))
         reason = f"SQLSTATE {error.sqlstate}" if quotes_values else error.diag.message_primary or error

@@ -1,7 +1,6 @@
 """The command line: `python -m recovery --help`."""
 
 import codecs
-import contextlib
 import json
 import os
 import sys
@@ -11,13 +10,10 @@ from typing import Any
 import click
 import psycopg
 from dotenv import load_dotenv
-from rich.console import Console
-from rich.progress import Progress
 
 from recovery.session import RecoveryError, call, connect
 
 PURPOSES = ("fraud", "security_incident", "data_subject_request", "legal_obligation")
-ROTATION_BATCH_MESSAGES = 200_000
 SCRUB_ATTEMPTS = 5
 
 
@@ -107,25 +103,21 @@ def read(reveal_id: str) -> None:
 
 @main.command()
 def erase() -> None:
-    """Erase the persons whose user_ids come on standard input, one per line, for good (privacy_officer).
+    """Erase the persons whose user_ids come on standard input, one per line, in one transaction and for good (privacy_officer).
 
     On standard input, because other users of the machine can read a command line. In UTF-8; white space around an id is no part of it.
     """
     user_ids = _read_user_ids(click.get_binary_stream("stdin").read())
+    if not user_ids:
+        raise RecoveryError("no user_id is given; write one a line to standard input", os.EX_DATAERR)
     unmatched = 0
     with connect("privacy_officer") as connection:
-        try:
-            for number, user_id in user_ids.items():
-                counts = call(connection, "select * from recovery.erase(%s)", (user_id,))[0]
-                raw, logins, rejections = counts
-                click.echo(f"erased: {raw} raw messages, {logins} logins, {rejections} rejections")
-                if not any(counts):
-                    unmatched += 1
-                    click.echo(f"line {number} matched nothing; ids must be exactly as sent", err=True)
-        except RecoveryError:
-            with contextlib.suppress(RecoveryError):  # the first one says what to do
-                _scrub(connection)
-            raise
+        erased = call(connection, "select raw_messages, logins, rejections from recovery.erase(%s) order by person", (list(user_ids.values()),))
+        for number, counts in zip(user_ids, erased, strict=True):
+            click.echo("erased: {} raw messages, {} logins, {} rejections".format(*counts))
+            if not any(counts):
+                unmatched += 1
+                click.echo(f"line {number} matched nothing; compare the id with what the producer sends", err=True)
         _scrub(connection)
     if unmatched:
         raise click.exceptions.Exit(os.EX_DATAERR)
@@ -145,32 +137,24 @@ def retention(days: int | None) -> None:
 def expire() -> None:
     """Drop the days of raw messages that are past retention, and finish what was left to scrub (privacy_officer). For a scheduler.
 
-    A day stays that holds a message which dbt has not taken yet.
+    A day with a message that dbt has not judged yet stays.
     """
     with connect("privacy_officer") as connection:
         days = 0
         while (day := call(connection, "select recovery.expire_next()")[0][0]) is not None:
             days += 1
             click.echo(f"expired: {day}")
-        call(connection, "select recovery.forget_stale()")
         click.echo(f"{days} days expired")
         _scrub(connection)
 
 
 @main.command()
 def rotate() -> None:
-    """Change the masking keys, and every token whose raw message is still there (privacy_officer); goes on where it was broken off."""
+    """Change the masking keys, and every token whose raw message is still there, in one transaction (privacy_officer)."""
     with connect("privacy_officer") as connection:
-        begun = call(connection, "select recovery.begin_rotation()")[0][0]
-        click.echo("rotation begun" if begun else "rotation goes on")
-        messages = 0
-        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-            task = progress.add_task("pairing tokens", total=None)
-            while mapped := call(connection, "select recovery.map_tokens(%s)", (ROTATION_BATCH_MESSAGES,))[0][0]:
-                messages += mapped
-                progress.update(task, completed=messages, description=f"pairing tokens, {messages} messages")
         started = time.monotonic()
-        changed, kept, tokens = call(connection, "select * from recovery.swap_tokens()")[0]
+        click.echo("changing keys and tokens; readers and loaders go on, dbt waits …", err=True)
+        changed, kept, tokens = call(connection, "select * from recovery.rotate()")[0]
         click.echo(f"{changed} logins changed, {tokens} tokens one to one, in {time.monotonic() - started:.1f} s")
         click.echo(f"{kept} logins keep a token whose value has expired")
         _scrub(connection)

@@ -1,4 +1,8 @@
-{# A folder of models is a schema of that name; dbt's own way would prefix it with the target's. #}
+{# In production a folder of models is a schema of that name; every other target gets schemas of its own, as dbt has it by default. #}
 {% macro generate_schema_name(custom_schema_name, node) -%}
-    {{ custom_schema_name or target.schema }}
+    {%- if target.name == 'production' and custom_schema_name -%}
+        {{ custom_schema_name }}
+    {%- else -%}
+        {{ default__generate_schema_name(custom_schema_name, node) }}
+    {%- endif -%}
 {%- endmacro %}

@@ -1,4 +1,4 @@
--- Every message that was taken is in user_logins, in rejected_logins or erased, and in one of them only, on each day.
+-- Every landed message is in user_logins, in rejected_logins, erased or on the work list, and in one of them only.
 with
 
 daily_reconciliation as (
@@ -9,16 +9,11 @@ daily_reconciliation as (
 
 select
     sent_date,
-    landed,
-    masked,
-    rejected,
-    awaiting,
     lost,
     in_both
 
 from daily_reconciliation
 
 where
-    landed <> masked + rejected + erased + awaiting
-    or lost > 0
+    lost > 0
     or in_both > 0

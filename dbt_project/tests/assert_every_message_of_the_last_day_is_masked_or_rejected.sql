@@ -1,6 +1,6 @@
--- Every message sent in the last day that was taken is in user_logins or in rejected_logins, and in one of them only.
+-- Every message sent in the last day is in user_logins, in rejected_logins or on the work list, and not in both of the first two.
 -- assert_every_message_is_masked_or_rejected says so of all days.
-{{ config(tags=['after_each_run']) }}
+{{ config(tags=['each_run']) }}
 
 with
 
@@ -10,38 +10,37 @@ raw_logins as (
 
 ),
 
-outcomes as (
+places as (
 
     select
         raw_logins.message_id,
+        unjudged.message_id is not null as is_listed,
         masked.message_id is not null as is_masked,
         rejected.message_id is not null as is_rejected
 
     from raw_logins
 
-    inner join {{ source('staging', 'watermarks') }} as watermarks
-        on
-            watermarks.consumer = 'rejected_logins'
-            and raw_logins.landed_xid < watermarks.taken_before
+    left outer join {{ source('staging', 'unjudged') }} as unjudged
+        on raw_logins.message_id = unjudged.message_id and raw_logins.sent_at = unjudged.sent_at
 
     -- lateral with a limit: a look-up for each message of the day, and never a pass over the history
     left outer join lateral (
         select user_logins.message_id from {{ ref('user_logins') }} as user_logins
-        where user_logins.message_id = raw_logins.message_id
-        order by user_logins.message_id
-        limit 1
+        where user_logins.message_id = raw_logins.message_id and user_logins.sent_at = raw_logins.sent_at
+        limit 1 -- noqa: AM09
     ) as masked on true
 
     left outer join lateral (
         select rejected_logins.message_id from {{ ref('rejected_logins') }} as rejected_logins
-        where rejected_logins.message_id = raw_logins.message_id
-        order by rejected_logins.message_id
-        limit 1
+        where rejected_logins.message_id = raw_logins.message_id and rejected_logins.sent_at = raw_logins.sent_at
+        limit 1 -- noqa: AM09
     ) as rejected on true
 
     where raw_logins.sent_at > now() - interval '1 day'
 
 )
 
-select * from outcomes
-where is_masked = is_rejected
+select * from places
+where
+    (is_masked and is_rejected)
+    or not (is_listed or is_masked or is_rejected)

@@ -1,4 +1,4 @@
--- A message that was erased is not in user_logins, not in rejected_logins, and not in staging once dbt has taken its transaction.
+-- A message that was erased is not in user_logins, not in rejected_logins, and in staging only while it waits for the run that deletes it.
 with
 
 erased_messages as (
@@ -26,16 +26,15 @@ present as (
     union all
 
     select
-        message_id,
-        sent_at
+        raw_logins.message_id,
+        raw_logins.sent_at
 
-    from {{ source('staging', 'raw_logins') }}
+    from {{ source('staging', 'raw_logins') }} as raw_logins
 
-    where
-        landed_xid < (
-            select watermarks.taken_before from {{ source('staging', 'watermarks') }} as watermarks
-            where watermarks.consumer = 'user_logins'
-        )
+    left outer join {{ source('staging', 'unjudged') }} as unjudged
+        on raw_logins.message_id = unjudged.message_id and raw_logins.sent_at = unjudged.sent_at
+
+    where unjudged.message_id is null
 
 ),
 

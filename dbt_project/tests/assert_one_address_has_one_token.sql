@@ -19,10 +19,7 @@ addresses as (
     select distinct
         user_logins.masked_ip,
         split_part(user_logins.masked_ip, ':', 1) as key_version,
-        case
-            when pg_input_is_valid(raw_logins.body, 'jsonb')
-                then masking.canonical_ip(raw_logins.body::jsonb ->> 'ip')
-        end as canonical_ip
+        masking.canonical_ip(staging.event(raw_logins.body) ->> 'ip') as canonical_ip
 
     from raw_logins
 

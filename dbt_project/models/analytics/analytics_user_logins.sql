@@ -9,15 +9,8 @@ user_logins as (
 )
 
 select
-    user_id,
-    device_type,
-    masked_ip,
-    masked_device_id,
-    locale,
-    app_version,
-    create_date,
-    ip_is_valid,
-    masked_network,
-    app_version_parts
+    {%- for column in columns_for_analysts() %}
+    {{ column }}{{ ',' if not loop.last }}
+    {%- endfor %}
 
 from user_logins

@@ -6,7 +6,7 @@ where
     cardinality({{ column_name }}) = 0
     or exists (
         select from unnest({{ column_name }}) as reasons (reason)
-        where reason !~ '^((body|user_id|device_type|ip|device_id|locale|app_version)_[a-z_]+|judged_by_earlier_rules)$'
+        where reason !~ '^(body_not_json|body_not_an_object|[a-z0-9_]+_(missing|not_text|empty|too_long))$'
     )
     or cardinality({{ column_name }}) <> (select count(distinct reason) from unnest({{ column_name }}) as reasons (reason))
 {% endtest %}

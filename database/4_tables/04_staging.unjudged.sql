@@ -1,0 +1,14 @@
+-- The work list: one row per landed message that has no outcome yet. The loader adds it in the transaction that lands the body;
+-- dbt removes it in the transaction that writes the outcome. So a message leaves the list only together with its outcome.
+create table staging.unjudged (
+    message_id text not null,
+    sent_at timestamptz not null,
+    primary key (message_id, sent_at)
+);
+
+-- Rows come and go, so a scan soon reads mostly dead ones: vacuum after a fixed number instead of a share of the table.
+alter table staging.unjudged set (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+    autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 10000
+);
+comment on table staging.unjudged is 'One row per landed message that has no outcome yet: the work list.';

@@ -1,0 +1,23 @@
+-- One row per act on personal data, in order, each sealed with a SHA-256 over itself and the row before: a changed or missing row
+-- breaks the chain, and the last row is held by the anchor that is kept outside (recovery.audit_head()).
+-- recovery.record() alone writes here; recovery.refuse_change() stops everything else.
+create table recovery.audit (
+    -- 1, 2, 3 … without a gap
+    entry bigint primary key check (entry > 0),
+    recorded_at timestamptz not null,
+    -- session_user: who logged in, whatever role was taken on since
+    actor text not null,
+    act text not null check (
+        act in (
+            'reveal_requested', 'reveal_approved', 'reveal_opened', 'reveal_read',
+            'erased', 'retention_set', 'expired', 'rotation_begun', 'rotated'
+        )
+    ),
+    -- what the act was about: tokens, counts and dates, never a value
+    details jsonb not null,
+    -- seal of the row before; 32 zero bytes before the first
+    previous_seal bytea not null check (length(previous_seal) = 32),
+    -- SHA-256, see recovery.audit_seal()
+    seal bytea not null check (length(seal) = 32)
+);
+comment on table recovery.audit is 'One row per act on personal data, append-only, chained by SHA-256; see recovery.verify_audit().';

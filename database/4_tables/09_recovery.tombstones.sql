@@ -1,0 +1,7 @@
+-- One row per erased person: a token under a key that never rotates, which says nothing without that key and
+-- recognises the person's id when it arrives again.
+create table recovery.tombstones (
+    user_token text primary key,
+    erased_at timestamptz not null default clock_timestamp()
+);
+comment on table recovery.tombstones is 'One row per erased person; a message of theirs is deleted before it is masked.';

@@ -1,0 +1,29 @@
+-- One spelling per address: lower case, zeros compressed as RFC 5952 (section 4), an IPv4-mapped IPv6 address
+-- (RFC 4291, section 2.5.5.2) as the IPv4 address that it is. Null for whatever is no single address: a network,
+-- a port, a zone, a full stop behind it, or leading zeros in dotted form, which some read as octal (RFC 6943, section 3.1.1).
+-- In plpgsql, because in SQL the planner may try the cast on a bad value, and the error would print it.
+create or replace function masking.canonical_ip(value text)
+returns text language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp
+as $$
+declare
+    trimmed constant text := btrim(value, E' \t\r\n');
+    spelled text;
+begin
+    if not pg_input_is_valid(trimmed, 'inet') or strpos(trimmed, '/') > 0 then
+        return null;
+    end if;
+
+    spelled := host(trimmed::inet);
+    -- most arrive so, and the rest is a third of the price
+    if spelled = trimmed and left(spelled, 2) != '::' then
+        return spelled;
+    end if;
+
+    if strpos(trimmed, '.') > 0 and trimmed ~ '(^|[.:])0[0-9]+(\.|$)|\.$' then
+        return null;
+    end if;
+
+    return regexp_replace(spelled, '^::ffff:(?=[0-9]+\.)', '');
+end
+$$;
+comment on function masking.canonical_ip(text) is 'The one spelling of an IPv4 or IPv6 address (RFC 5952); null for what is no address.';

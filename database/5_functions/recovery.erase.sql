@@ -1,0 +1,130 @@
+-- Erases persons, in one pass over the raw messages: theirs in every partition, rejected ones too, and the rows made of them. The
+-- tombstones keep their redelivered, replayed and new messages out: staging.begin_judging() deletes them before dbt masks.
+-- The deleted rows' bytes are left to recovery.scrub(). Returns one row per person, in the order given. Harmless twice.
+create or replace function recovery.erase(user_ids text[])
+returns table (person integer, raw_messages bigint, logins bigint, rejections bigint)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    detached constant text := (
+        select string_agg(pg_class.relname, ', ' order by pg_class.relname)
+        from pg_class
+        left join pg_inherits on pg_class.oid = pg_inherits.inhrelid
+        where pg_class.relnamespace in ('staging'::regnamespace, 'marts'::regnamespace)
+            and pg_class.relname ~ '^(raw|user|rejected)_logins_[0-9]+$'
+            and pg_inherits.inhrelid is null
+    );
+    totals bigint[] := array[0, 0, 0];
+begin
+    perform recovery.require_read_committed();
+    if cardinality(user_ids) > 0 is not true
+        or exists (select from unnest(user_ids) as id where coalesce(recovery.canonical_user_id(id), '') = '') then
+        raise exception 'a user_id is empty, or none is given' using errcode = 'invalid_parameter_value';
+    end if;
+    if detached is not null then
+        raise exception '% is detached, so erase cannot see all messages', detached
+            using errcode = 'object_not_in_prerequisite_state', hint = 'attach it or drop it, then erase again';
+    end if;
+
+    -- dbt's models take turns with this: one that has read the persons' messages already is waited for
+    lock table only marts.rejected_logins in share update exclusive mode;
+
+    insert into recovery.tombstones (user_token)
+    select distinct recovery.person_token(id) from unnest(user_ids) as id
+    on conflict do nothing;
+
+    for person, raw_messages, logins, rejections in
+    with
+    persons as (
+        select
+            given.person::integer as person,
+            recovery.canonical_user_id(given.id) as user_id
+        from unnest(user_ids) with ordinality as given (id, person)
+    ),
+
+    messages as materialized (
+        select
+            raw_logins.message_id,
+            raw_logins.sent_at,
+            raw_logins.body,
+            read.user_id
+        from staging.raw_logins
+        cross join lateral (
+            -- null for what is no login
+            select case
+                when jsonb_typeof(staging.event(raw_logins.body) -> 'user_id') in ('string', 'number')
+                    then recovery.canonical_user_id(staging.event(raw_logins.body) ->> 'user_id')
+            end as user_id
+            limit all
+        ) as read
+        where read.user_id is null or read.user_id in (select persons.user_id from persons)
+    ),
+
+    about_persons as materialized (
+        select
+            persons.person,
+            messages.message_id,
+            messages.sent_at
+        from messages
+        inner join persons on messages.user_id = persons.user_id
+
+        union all
+
+        select
+            persons.person,
+            messages.message_id,
+            messages.sent_at
+        from messages
+        inner join persons on messages.user_id is null and recovery.mentions_user(messages.body, persons.user_id)
+    ),
+
+    deleted_messages as materialized (
+        select recovery.delete_messages(
+            array_agg(about_persons.message_id), array_agg(about_persons.sent_at)
+        ) as raw_messages
+        from about_persons
+    ),
+
+    deleted_logins as (
+        -- by user, for the raw message may have expired; by message, for the rest
+        delete from marts.user_logins
+        where recovery.canonical_user_id(user_logins.user_id) in (select persons.user_id from persons)
+            or (user_logins.message_id, user_logins.sent_at) in (
+                select about_persons.message_id, about_persons.sent_at from about_persons
+            )
+        returning user_logins.message_id, user_logins.user_id, user_logins.tableoid
+    ),
+
+    deleted_rejections as (
+        delete from marts.rejected_logins using about_persons
+        where rejected_logins.message_id = about_persons.message_id and rejected_logins.sent_at = about_persons.sent_at
+        returning about_persons.person, rejected_logins.tableoid
+    ),
+
+    to_scrub as (
+        insert into recovery.scrubs (relation)
+        select deleted_logins.tableoid::regclass from deleted_logins
+        union
+        select deleted_rejections.tableoid::regclass from deleted_rejections
+        on conflict (relation) do update set deleted_at = excluded.deleted_at
+    )
+
+    select
+        persons.person,
+        (select count(*) from about_persons where about_persons.person = persons.person),
+        (select count(*) from deleted_logins where recovery.canonical_user_id(deleted_logins.user_id) = persons.user_id),
+        (select count(*) from deleted_rejections where deleted_rejections.person = persons.person)
+    from persons
+    cross join deleted_messages
+    order by persons.person
+    loop
+        totals := array[totals[1] + raw_messages, totals[2] + logins, totals[3] + rejections];
+        return next;
+    end loop;
+
+    perform recovery.record('erased', jsonb_build_object(
+        'persons', cardinality(user_ids), 'raw_messages', totals[1], 'logins', totals[2], 'rejections', totals[3]
+    ));
+end
+$$;
+comment on function recovery.erase(text[]) is 'Erases persons, for good; returns per person what was deleted.';

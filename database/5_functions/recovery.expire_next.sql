@@ -1,0 +1,62 @@
+-- Drops the oldest day of raw messages that is past retention, and returns it; null when there is none left. One day a call and a
+-- transaction, so that locks are held for moments: the caller sets lock_timeout and tries again.
+-- A day with an unjudged message stays. A partition that was detached goes the same way as an attached one.
+create or replace function recovery.expire_next()
+returns date language plpgsql security definer set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+    partition record;
+    dropped_messages bigint;
+    counter text;
+begin
+    perform recovery.require_read_committed();
+    for partition in
+        select
+            pg_class.oid::regclass as relation,
+            pg_inherits.inhrelid is not null as attached,
+            days.day
+        from pg_class
+        left join pg_inherits on pg_class.oid = pg_inherits.inhrelid
+        cross join lateral (select to_date(right(pg_class.relname, 8), 'YYYYMMDD') as day) as days
+        where pg_class.relnamespace = 'staging'::regnamespace
+            and pg_class.relkind = 'r'
+            and pg_class.relname ~ '^raw_logins_[0-9]{8}$'
+            and days.day + 1 + (select retention.raw_days from recovery.retention) <= current_date
+            and not exists (select from staging.unjudged where unjudged.sent_at >= days.day and unjudged.sent_at < days.day + 1)
+        order by days.day
+    loop
+        execute format('select count(*) from %s', partition.relation) into dropped_messages;
+        if partition.attached then
+            -- first the parent, as an insert does
+            lock table only staging.raw_logins in access exclusive mode;
+        end if;
+        execute format('lock table %s in access exclusive mode', partition.relation);
+        -- nothing can arrive any more: look again
+        if exists (
+            select from staging.unjudged where unjudged.sent_at >= partition.day and unjudged.sent_at < partition.day + 1
+        ) then
+            raise exception 'a message has just arrived for %; it is dropped when dbt has judged it', partition.day
+                using errcode = 'object_in_use';
+        end if;
+
+        -- cascade: an object made of the partition's row type would keep this day and all that follow
+        execute format('drop table %s cascade', partition.relation);
+        perform recovery.record('expired', jsonb_build_object('day', partition.day, 'raw_messages', dropped_messages));
+        return partition.day;
+    end loop;
+
+    -- SQS keeps a message for 14 days at most; one more for the clocks
+    delete from recovery.erased_messages where erased_messages.sent_at < now() - interval '15 days';
+    for counter in
+        select format('recovery.%I', 'readings_of_' || reveals.reveal_id)
+        from recovery.reveals
+        where reveals.expires_at < clock_timestamp()
+            and to_regclass(format('recovery.%I', 'readings_of_' || reveals.reveal_id)) is not null
+    loop
+        execute 'drop sequence ' || counter;
+    end loop;
+    return null;
+end
+$$;
+comment on function recovery.expire_next() is 'Drops the oldest day of raw messages past retention and returns it; null when none is left.';

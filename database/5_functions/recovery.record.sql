@@ -1,0 +1,23 @@
+-- Appends one row to the audit. Acts that run at once wait for one another here until their transactions end: a chain has one end.
+create or replace function recovery.record(act text, details jsonb)
+returns void language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+    previous_seal bytea := decode(repeat('00', 32), 'hex');
+    entry bigint := 1;
+    recorded_at constant timestamptz := clock_timestamp();
+begin
+    lock table recovery.audit in share row exclusive mode;
+    select audit.seal, audit.entry + 1 into previous_seal, entry from recovery.audit order by audit.entry desc limit 1;
+    if not found then
+        previous_seal := decode(repeat('00', 32), 'hex');
+        entry := 1;
+    end if;
+
+    insert into recovery.audit (entry, recorded_at, actor, act, details, previous_seal, seal)
+    values (
+        entry, recorded_at, session_user, record.act, record.details, previous_seal,
+        recovery.audit_seal(previous_seal, entry, recorded_at, session_user, record.act, record.details)
+    );
+end
+$$;

@@ -1,0 +1,170 @@
+-- Who may do what: the only place that says it, but for which role is a member of which (1_roles.sql). Run on every migrate, so
+-- that what was granted by hand is taken back. An analyst's grants on the views are in dbt_project/dbt_project.yml, where
+-- the views are made. tests/access/privileges.txt lists, from the catalog, what comes of it.
+
+-- Revoke everything first, with grants passed on, then grant what follows.
+do $$
+declare
+    pipeline_roles constant text := 'public, loader, transformer, analyst, pii_requester, pii_approver, privacy_officer';
+    other_roles constant text := 'public, loader, analyst, pii_requester, pii_approver, privacy_officer';
+    this record;
+begin
+    execute format('revoke all on database %I from %s cascade', current_database(), pipeline_roles);
+    execute format(
+        'grant connect on database %I to loader, transformer, analyst, pii_requester, pii_approver, privacy_officer', current_database()
+    );
+    -- dbt builds each increment in a temporary table; the loader lands a batch through one
+    execute format('grant temporary on database %I to loader, transformer', current_database());
+
+    execute format('revoke all on schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
+    execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
+    execute format('revoke all on all functions in schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
+    -- analytics is dbt's own
+    execute format('revoke all on schema analytics from %s cascade', other_roles);
+    execute format('revoke all on all tables in schema analytics from %s cascade', replace(other_roles, 'analyst, ', ''));
+    execute format('revoke all on all functions in schema analytics from %s cascade', other_roles);
+    -- what dbt granted to an analyst stays, for reading only
+    for this in
+        select oid::regclass as relation from pg_class
+        where
+            relnamespace = 'analytics'::regnamespace
+            and relkind in ('r', 'p', 'v', 'm', 'f')
+            and has_table_privilege('analyst', oid, 'select')
+        order by oid
+    loop
+        execute format('revoke all on %s from analyst cascade', this.relation);
+        execute format('grant select on %s to analyst', this.relation);
+    end loop;
+
+    -- What PostgreSQL lets everyone do and nobody here needs: tables in public, and large objects, a store beside all tables.
+    -- A managed server's administrator does not own these functions; REVOKE then changes nothing.
+    if to_regnamespace('public') is not null then
+        execute format('revoke all on schema public from %s cascade', pipeline_roles);
+    end if;
+    for this in
+        select oid::regprocedure as function from pg_proc
+        where
+            pronamespace = 'pg_catalog'::regnamespace
+            and proname ~ '^lo_(creat|create|from_bytea)$'
+            -- a provider may have taken it from PUBLIC already
+            and has_function_privilege('public', oid, 'execute')
+        order by oid
+    loop
+        execute format('revoke execute on function %s from public', this.function);
+    end loop;
+end
+$$;
+
+-- loader: land, and nothing else; landed_at keeps its default
+grant usage on schema staging to loader;
+grant insert (message_id, sent_at, body, attributes) on staging.raw_logins to loader;
+grant insert on staging.unjudged to loader;
+grant execute on function staging.ensure_partitions(date[]) to loader;
+
+-- transformer (dbt): read staging, take from the work list and put back on it, write outcomes
+grant usage on schema staging, masking, marts, recovery to transformer;
+grant select on staging.raw_logins, staging.unjudged_logins, staging.logins to transformer;
+grant select, insert, delete on staging.unjudged to transformer;
+grant select on masking.fields to transformer;
+grant select, insert on marts.user_logins to transformer;
+grant select, insert, delete on marts.rejected_logins to transformer;
+grant select on recovery.erased_messages to transformer;
+grant execute on function staging.begin_judging(), staging.event(text) to transformer;
+-- what the views call runs with their reader's rights; none of these holds a key
+grant execute on function
+masking.canonical_ip(text), masking.network_of_ip(text), masking.fault(jsonb, text, boolean, integer),
+masking.token(integer, bytea, bytea, text), masking.hmac_sha256(bytea, bytea, bytea)
+to transformer;
+
+-- analyst: the views in analytics
+grant usage on schema analytics to analyst;
+
+-- who asks, and who allows: a reveal's four steps
+grant usage on schema recovery to pii_requester, pii_approver;
+grant execute on function recovery.pending_reveals() to pii_requester, pii_approver;
+grant execute on function
+recovery.request_reveal(text[], text, text), recovery.open_reveal(uuid), recovery.read_reveal(uuid)
+to pii_requester;
+grant execute on function recovery.approve_reveal(uuid) to pii_approver;
+
+-- privacy officer: erase, expire, rotate, and the audit
+grant usage on schema recovery to privacy_officer;
+grant select on recovery.audit, recovery.retention, recovery.scrubs to privacy_officer;
+grant execute on function
+recovery.erase(text[]), recovery.scrub(regclass), recovery.set_retention(integer), recovery.expire_next(),
+recovery.rotate(), recovery.verify_audit(bigint, text), recovery.audit_head()
+to privacy_officer;
+
+-- Row security on staging.raw_logins. A policy takes a lock that stops every loader, so it is made only where it differs.
+do $$
+declare
+    wanted constant text[] := array['loader_lands INSERT {loader} - true', 'transformer_reads SELECT {transformer} true -'];
+    found text[] := array(
+        select concat_ws(' ', policyname, cmd, roles, coalesce(qual, '-'), coalesce(with_check, '-'))
+        from pg_policies
+        where schemaname = 'staging' and tablename = 'raw_logins'
+        order by policyname
+    );
+    policy text;
+begin
+    if found = wanted then
+        return;
+    end if;
+    foreach policy in array found loop
+        execute format('drop policy %I on staging.raw_logins', split_part(policy, ' ', 1));
+    end loop;
+    create policy loader_lands on staging.raw_logins for insert to loader with check (true);
+    create policy transformer_reads on staging.raw_logins for select to transformer using (true);
+end
+$$;
+
+-- What a role has set for itself goes. The limits keep a forgotten session from holding others up; they are no guard, for each role
+-- may set them otherwise.
+do $$
+declare
+    this_role text;
+begin
+    foreach this_role in array array['loader', 'transformer', 'analyst', 'pii_requester', 'pii_approver', 'privacy_officer'] loop
+        execute format('alter role %I reset all', this_role);
+        execute format('alter role %I in database %I reset all', this_role, current_database());
+    end loop;
+end
+$$;
+alter role loader set idle_in_transaction_session_timeout = '5min';
+alter role transformer set idle_in_transaction_session_timeout = '30min';
+-- An increment that is not large is sorted in memory. Parallel workers share no hash table: it would lie in /dev/shm,
+-- of which a container has 64 MB unless told otherwise.
+alter role transformer set work_mem = '64MB';
+alter role transformer set enable_parallel_hash = off;
+alter role analyst set default_transaction_read_only = on;
+alter role analyst set statement_timeout = '5min';
+alter role analyst set idle_in_transaction_session_timeout = '5min';
+alter role pii_requester set statement_timeout = '1min';
+alter role pii_requester set idle_in_transaction_session_timeout = '1min';
+alter role pii_approver set statement_timeout = '1min';
+alter role pii_approver set idle_in_transaction_session_timeout = '1min';
+alter role privacy_officer set idle_in_transaction_session_timeout = '1min';
+
+-- The server's log keeps no error of this database, which may quote a value (the client gets it), no statement that failed, and no
+-- parameter. Set for the database and not for each role, because a person logs in with a role of their own, which does not inherit
+-- the settings of a group. Where the administrator may not set it (a managed server), the server's own settings must.
+do $$
+declare
+    setting record;
+begin
+    for setting in
+        select
+            wanted.name,
+            wanted.value
+        from (
+            values
+            ('log_min_messages', 'log'), ('log_min_error_statement', 'panic'),
+            ('log_parameter_max_length', '0'), ('log_parameter_max_length_on_error', '0')
+        ) as wanted (name, value)
+        where has_parameter_privilege(wanted.name, 'set')
+    loop
+        execute format('alter database %I set %I = %L', current_database(), setting.name, setting.value);
+    end loop;
+    execute format('alter database %I set idle_in_transaction_session_timeout = %L', current_database(), '30min');
+end
+$$;

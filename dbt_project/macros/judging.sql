@@ -1,0 +1,56 @@
+{# What makes the two models of marts incremental. A developer's target leaves production's work list alone. #}
+
+{#
+    Before a model's statement, in its transaction. Runs take turns on the lock, which neither readers nor loaders nor autovacuum
+    wait for: it is on the partitioned table alone. Repeatable read, with a snapshot from after the lock: the model sees the messages
+    that begin_judging() looked at, and no later ones.
+#}
+{% macro begin_judging() -%}
+    {%- if target.name == 'production' -%}
+        set transaction isolation level repeatable read;
+        lock table only marts.rejected_logins in share update exclusive mode;
+        select staging.begin_judging()
+    {%- endif -%}
+{%- endmacro %}
+
+{# After it, in the same transaction: what now has its outcome leaves the list. #}
+{% macro end_judging() -%}
+    {%- if target.name == 'production' -%}
+        delete from staging.unjudged using {{ this }} as judged
+        where unjudged.message_id = judged.message_id and unjudged.sent_at = judged.sent_at
+    {%- endif -%}
+{%- endmacro %}
+
+{#
+    Operation, called by `make rejudge`: puts every rejected message whose body is still there back on the work list; the next
+    `dbt run` judges it by today's rules.
+#}
+{% macro judge_again() %}
+    {% call statement('judge_again', fetch_result=True, auto_begin=True) %}
+        lock table only marts.rejected_logins in share update exclusive mode;
+
+        with
+
+        taken_back as (
+
+            delete from marts.rejected_logins using staging.raw_logins
+            where
+                rejected_logins.message_id = raw_logins.message_id
+                and rejected_logins.sent_at = raw_logins.sent_at
+            returning rejected_logins.message_id, rejected_logins.sent_at
+
+        ),
+
+        listed as (
+
+            insert into staging.unjudged (message_id, sent_at)
+            select message_id, sent_at from taken_back
+            on conflict do nothing
+
+        )
+
+        select count(*) from taken_back
+    {% endcall %}
+    {% do adapter.commit() %}
+    {{ log(load_result('judge_again')['data'][0][0] ~ ' rejected messages await judgement', info=True) }}
+{% endmacro %}

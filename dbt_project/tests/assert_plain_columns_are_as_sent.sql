@@ -1,0 +1,52 @@
+-- A column that is not personal holds what was sent, whole: no rule, cast or column has cut it.
+{{ config(tags=['each_run']) }}
+
+with
+
+user_logins as (
+
+    select * from {{ ref('user_logins') }}
+
+),
+
+raw_logins as (
+
+    select * from {{ source('staging', 'raw_logins') }}
+
+),
+
+fields as (
+
+    select * from {{ source('masking', 'fields') }}
+
+),
+
+logins as (
+
+    select
+        to_jsonb(user_logins) as login,
+        staging.event(raw_logins.body) as login_event
+
+    from user_logins
+
+    inner join raw_logins on user_logins.message_id = raw_logins.message_id and user_logins.sent_at = raw_logins.sent_at
+
+    where user_logins.sent_at > now() - interval '1 day'
+
+    limit all -- noqa: AM09
+
+),
+
+changed as (
+
+    select fields.column_name
+
+    from logins
+
+    inner join fields on fields.domain is null and logins.login ? fields.column_name
+
+    where (logins.login ->> fields.column_name) is distinct from (logins.login_event ->> fields.field)
+
+)
+
+select * from changed
