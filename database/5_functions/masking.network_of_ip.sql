@@ -11,4 +11,3 @@ begin
     end;
 end
 $$;
-comment on function masking.network_of_ip(text) is 'The /24 of a canonical IPv4 address, the /48 of a canonical IPv6 address.';

@@ -66,22 +66,13 @@ begin
             messages.message_id,
             messages.sent_at
         from messages
-        inner join persons on messages.user_id = persons.user_id
-
-        union all
-
-        select
-            persons.person,
-            messages.message_id,
-            messages.sent_at
-        from messages
-        inner join persons on messages.user_id is null and recovery.mentions_user(messages.body, persons.user_id)
+        inner join persons
+            on messages.user_id = persons.user_id
+                or (messages.user_id is null and recovery.mentions_user(messages.body, persons.user_id))
     ),
 
     deleted_messages as materialized (
-        select recovery.delete_messages(
-            array_agg(about_persons.message_id), array_agg(about_persons.sent_at)
-        ) as raw_messages
+        select recovery.delete_messages(array_agg(about_persons.message_id), array_agg(about_persons.sent_at)) as raw_messages
         from about_persons
     ),
 
