@@ -30,7 +30,9 @@ begin
     lock table only marts.rejected_logins in share update exclusive mode;
 
     insert into recovery.tombstones (user_token)
-    select distinct recovery.person_token(id) from unnest(user_ids) as id
+    select masking.token(keys.version, keys.inner_block, keys.outer_block, recovery.canonical_user_id(id))
+    from unnest(user_ids) as id
+    inner join masking.keys on keys.domain = 'erased_user'
     on conflict do nothing;
 
     for person, raw_messages, logins, rejections in

@@ -37,8 +37,12 @@ begin
             select unjudged.* from staging.unjudged
             inner join staging.raw_logins
                 on unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at
+            inner join masking.keys on keys.domain = 'erased_user'
             inner join recovery.tombstones
-                on tombstones.user_token = recovery.person_token(staging.event(raw_logins.body) ->> 'user_id')
+                on tombstones.user_token = masking.token(
+                    keys.version, keys.inner_block, keys.outer_block,
+                    recovery.canonical_user_id(staging.event(raw_logins.body) ->> 'user_id')
+                )
         ) as unwanted;
     end if;
 end

@@ -24,7 +24,7 @@ fields as (
 logins as (
 
     select
-        to_jsonb(user_logins) as login,
+        to_jsonb(user_logins) as masked_login,
         staging.event(raw_logins.body) as login_event
 
     from user_logins
@@ -43,9 +43,9 @@ changed as (
 
     from logins
 
-    inner join fields on fields.domain is null and logins.login ? fields.column_name
+    inner join fields on fields.domain is null and logins.masked_login ? fields.column_name
 
-    where (logins.login ->> fields.column_name) is distinct from (logins.login_event ->> fields.field)
+    where (logins.masked_login ->> fields.column_name) is distinct from (logins.login_event ->> fields.field)
 
 )
 

@@ -9,7 +9,8 @@ logins as (
 
 )
 
-select * from logins
+-- one column for each declared field
+select * from logins -- noqa: AM04
 
 {% if not is_production %}
 limit {{ var('max_messages_per_run') }} -- noqa: AM09
