@@ -10,7 +10,9 @@ as $$
 declare
     this record;
     built record;
-    key_columns text;
+    -- a token's key, looked up once a query
+    key constant text := '(select version from masking.keys where domain = %1$L), (select inner_block from masking.keys where domain = %1$L),'
+        ' (select outer_block from masking.keys where domain = %1$L)';
     template text;
 begin
     for this in
@@ -46,10 +48,9 @@ begin
         string_agg(format(
             case
                 when domain is null then 'event ->> %1$L'
-                when fallback_domain is null then 'masking.token(%3$s_version, %3$s_inner, %3$s_outer, %5$s)'
-                else 'case when %5$s is null then masking.token(%4$s_version, %4$s_inner, %4$s_outer, event ->> %1$L)'
-                    ' else masking.token(%3$s_version, %3$s_inner, %3$s_outer, %5$s) end'
-            end || ' as %2$I', field, column_name, domain, fallback_domain, form
+                when fallback_domain is null then 'masking.token(%3$s, %5$s)'
+                else 'case when %5$s is null then masking.token(%4$s, event ->> %1$L) else masking.token(%3$s, %5$s) end'
+            end || ' as %2$I', field, column_name, format(key, domain), format(key, fallback_domain), form
         ), ', ' order by column_name) as columns,
         string_agg(format('masking.fault(event, %L, %L, %s)', field, is_required, max_length), ', ' order by field)
             filter (where max_length is not null) as faults,
@@ -68,25 +69,14 @@ begin
         end as form
     ) as canonical;
 
-    key_columns := (
-        select string_agg(format(
-            '(array_agg(version) filter (where domain = %1$L))[1] as %1$s_version,'
-            ' (array_agg(inner_block) filter (where domain = %1$L))[1] as %1$s_inner,'
-            ' (array_agg(outer_block) filter (where domain = %1$L))[1] as %1$s_outer', domain
-        ), ', ' order by domain)
-        from masking.keys
-        where domain <> 'erased_user'
-    );
-
     -- LIMIT ALL leaves nothing out: it keeps the planner from copying what is computed below it into each expression that uses it
     template := format(
         'select message_id, sent_at, landed_at, reasons, %s'
         ' from (select *%s from (select *, string_to_array(case when event is null then ''body_not_json'''
         ' when jsonb_typeof(event) <> ''object'' then ''body_not_an_object'' else nullif(concat_ws('' '', %s), '''') end, '' '') as reasons'
         ' from (select raw_logins.message_id, raw_logins.sent_at, raw_logins.landed_at, staging.event(raw_logins.body) as event'
-        ' from staging.raw_logins %%s limit all) as read limit all) as judged limit all) as formed'
-        ' cross join (select %s from masking.keys) as keys',
-        built.columns, ', ' || built.addresses, built.faults, key_columns
+        ' from staging.raw_logins %%s limit all) as read limit all) as judged limit all) as canonical',
+        built.columns, ', ' || built.addresses, built.faults
     );
 
     for this in
