@@ -4,6 +4,7 @@
 do $$
 declare
     this record;
+    months timestamptz[];
     columns text;
 begin
     if to_regnamespace('first_staging') is null then
@@ -21,20 +22,23 @@ begin
         if this.attached then
             execute format('alter table first_staging.raw_logins detach partition %s', this.relation);
         end if;
-        execute format('alter table %s drop column landed_xid, add column attributes jsonb', this.relation);
-        execute format('alter table %s alter column attributes set statistics 0, set schema staging', this.relation);
+        execute format('alter table %s drop column landed_xid, add attributes jsonb, alter attributes set statistics 0', this.relation);
+        execute format('alter table %s set schema staging', this.relation);
         perform staging.ensure_partitions(array[this.day]);
     end loop;
 
     -- dbt makes the marts at its first run, which may be still to come
     create table if not exists first_marts.user_logins (like marts.user_logins);
     create table if not exists first_marts.rejected_logins (like marts.rejected_logins);
-    perform staging.ensure_partition(mart, to_char(month, 'YYYYMM'), month, month + interval '1 month')
-    from unnest(array['marts.user_logins', 'marts.rejected_logins']::regclass[]) as mart
-    cross join (
-        select date_trunc('month', sent_at) as month from first_marts.user_logins
+    months := array(
+        select date_trunc('month', sent_at) from first_marts.user_logins
         union select date_trunc('month', sent_at) from first_marts.rejected_logins
-    ) as months;
+    );
+    set local role pipeline_owner;
+    perform staging.ensure_partition(mart, to_char(month, 'YYYYMM'), month, month + interval '1 month')
+    from unnest(months) as month
+    cross join unnest(array['marts.user_logins', 'marts.rejected_logins']::regclass[]) as mart;
+    set local role none;
     -- a column that somebody added, and 6_fields.sql does not declare, is an error here
     select string_agg(quote_ident(attname), ', ') into columns
     from pg_attribute

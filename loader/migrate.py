@@ -104,6 +104,8 @@ def _apply(connection: psycopg.Connection[Any], path: Path, name: str, applied_s
     except psycopg.Error as error:
         quotes_values = (error.sqlstate or "").startswith(("22", "23"))
         reason = f"SQLSTATE {error.sqlstate}" if quotes_values else error.diag.message_primary or error
+        if isinstance(error, sqlstate.DependentObjectsStillExist) and error.diag.message_detail:
+            reason = f"{reason} ({error.diag.message_detail})"
         message = f"database/{name} was refused: {reason}; nothing was changed"
         raise MigrationError(message) from error
     connection.execute("set local role none")
