@@ -16,9 +16,27 @@ begin
     -- dbt builds each increment in a temporary table; the loader lands a batch through one
     execute format('grant temporary on database %I to loader, transformer', current_database());
 
-    execute format('revoke all on schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
-    execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
-    execute format('revoke all on all functions in schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
+    -- from everyone but the owner: what a role of ours has may come from somebody who could pass it on
+    for this in
+        select distinct
+            kind,
+            name,
+            case when grantee = 0 then 'public' else grantee::regrole::text end as grantee
+        from (
+            select 'schema' as kind, oid::regnamespace::text as name, oid as schema, nspowner as owner, nspacl as acl from pg_namespace
+            union all
+            select case relkind when 'S' then 'sequence' else 'table' end, oid::regclass::text, relnamespace, relowner, relacl from pg_class
+            union all
+            select 'table', oid::regclass::text, relnamespace, relowner, attacl from pg_class inner join pg_attribute on oid = attrelid
+            union all
+            select 'routine', oid::regprocedure::text, pronamespace, proowner, coalesce(proacl, acldefault('f', proowner)) from pg_proc
+        ) as objects
+        cross join aclexplode(acl)
+        where schema::regnamespace::text in ('staging', 'masking', 'marts', 'recovery') and grantee <> owner
+        order by kind, name
+    loop
+        execute format('revoke all on %s %s from %s cascade', this.kind, this.name, this.grantee);
+    end loop;
     -- analytics is dbt's own
     execute format('revoke all on schema analytics from %s cascade', other_roles);
     execute format('revoke all on all tables in schema analytics from %s cascade', replace(other_roles, 'analyst, ', ''));
@@ -98,20 +116,28 @@ to privacy_officer;
 -- Row security on staging.raw_logins. A policy takes a lock that stops every loader, so it is made only where it differs.
 do $$
 declare
-    wanted constant text[] := array['loader_lands INSERT {loader} - true', 'transformer_reads SELECT {transformer} true -'];
+    wanted constant text[] := array['loader_lands PERMISSIVE INSERT {loader} - true', 'transformer_reads PERMISSIVE SELECT {transformer} true -'];
     found text[] := array(
-        select concat_ws(' ', policyname, cmd, roles, coalesce(qual, '-'), coalesce(with_check, '-'))
+        select concat_ws(' ', policyname, permissive, cmd, roles, coalesce(qual, '-'), coalesce(with_check, '-'))
         from pg_policies
         where schemaname = 'staging' and tablename = 'raw_logins'
         order by policyname
     );
-    policy text;
+    this record;
 begin
+    for this in
+        select oid::regclass as relation from pg_class
+        where oid in ('staging.raw_logins'::regclass, 'masking.keys'::regclass) and not relrowsecurity
+    loop
+        execute format('alter table %s enable row level security', this.relation);
+    end loop;
     if found = wanted then
         return;
     end if;
-    foreach policy in array found loop
-        execute format('drop policy %I on staging.raw_logins', split_part(policy, ' ', 1));
+    for this in
+        select policyname from pg_policies where schemaname = 'staging' and tablename = 'raw_logins'
+    loop
+        execute format('drop policy %I on staging.raw_logins', this.policyname);
     end loop;
     create policy loader_lands on staging.raw_logins for insert to loader with check (true);
     create policy transformer_reads on staging.raw_logins for select to transformer using (true);
