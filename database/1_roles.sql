@@ -50,8 +50,8 @@ begin
         inner join pg_roles as granted on pg_auth_members.roleid = granted.oid
         inner join pg_roles as member on pg_auth_members.member = member.oid
         inner join pg_roles as grantor on pg_auth_members.grantor = grantor.oid
-        -- on RDS a member of rds_iam logs in with an IAM credential instead of a password
-        where member.rolname = any(pipeline_roles) and granted.rolname <> 'rds_iam'
+        -- on RDS a member of rds_iam logs in with an IAM credential instead of a password; a first-edition database needs marts_keeper
+        where member.rolname = any(pipeline_roles) and granted.rolname not in ('rds_iam', 'marts_keeper')
     loop
         begin
             -- without the grantor, REVOKE takes back only what the current user granted
