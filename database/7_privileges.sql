@@ -7,6 +7,13 @@ do $$
 declare
     pipeline_roles constant text := 'public, loader, transformer, analyst, pii_requester, pii_approver, privacy_officer';
     other_roles constant text := 'public, loader, analyst, pii_requester, pii_approver, privacy_officer';
+    -- whoever has anything in this database, for what a role of ours has may come from somebody who could pass it on
+    grantees constant text := concat_ws(', ', 'public', (
+        select string_agg(distinct refobjid::regrole::text, ', ') from pg_shdepend
+        where
+            deptype = 'a' and refobjid <> 'pipeline_owner'::regrole
+            and dbid = (select oid from pg_database where datname = current_database())
+    ));
     this record;
 begin
     execute format('revoke all on database %I from %s cascade', current_database(), pipeline_roles);
@@ -16,27 +23,9 @@ begin
     -- dbt builds each increment in a temporary table; the loader lands a batch through one
     execute format('grant temporary on database %I to loader, transformer', current_database());
 
-    -- from everyone but the owner: what a role of ours has may come from somebody who could pass it on
-    for this in
-        select distinct
-            kind,
-            name,
-            case when grantee = 0 then 'public' else grantee::regrole::text end as grantee
-        from (
-            select 'schema' as kind, oid::regnamespace::text as name, oid as schema, nspowner as owner, nspacl as acl from pg_namespace
-            union all
-            select case relkind when 'S' then 'sequence' else 'table' end, oid::regclass::text, relnamespace, relowner, relacl from pg_class
-            union all
-            select 'table', oid::regclass::text, relnamespace, relowner, attacl from pg_class inner join pg_attribute on oid = attrelid
-            union all
-            select 'routine', oid::regprocedure::text, pronamespace, proowner, coalesce(proacl, acldefault('f', proowner)) from pg_proc
-        ) as objects
-        cross join aclexplode(acl)
-        where schema::regnamespace::text in ('staging', 'masking', 'marts', 'recovery') and grantee <> owner
-        order by kind, name
-    loop
-        execute format('revoke all on %s %s from %s cascade', this.kind, this.name, this.grantee);
-    end loop;
+    execute format('revoke all on schema staging, masking, marts, recovery from %s cascade', grantees);
+    execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', grantees);
+    execute format('revoke all on all functions in schema staging, masking, marts, recovery from %s cascade', grantees);
     -- analytics is dbt's own
     execute format('revoke all on schema analytics from %s cascade', other_roles);
     execute format('revoke all on all tables in schema analytics from %s cascade', replace(other_roles, 'analyst, ', ''));

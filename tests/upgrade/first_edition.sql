@@ -1,3 +1,5 @@
+-- The schema of a first-edition database after its migrate and one dbt run, as pg_dump --schema-only --no-comments writes it, less blank
+-- lines, headings, \restrict and what PostgreSQL 16 does not know (transaction_timeout). Not to be changed.
 SET statement_timeout = 0;
 SET lock_timeout = 0;
 SET idle_in_transaction_session_timeout = 0;
