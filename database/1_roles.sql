@@ -47,8 +47,8 @@ begin
             member::regrole as member,
             grantor::regrole as grantor
         from pg_auth_members
-        -- on RDS a member of rds_iam logs in with an IAM credential instead of a password
-        where member = any(pipeline_roles) and roleid is distinct from to_regrole('rds_iam')
+        -- on RDS a member of rds_iam logs in with an IAM credential instead of a password; a first-edition database needs marts_keeper
+        where member = any(pipeline_roles) and roleid::regrole::text not in ('rds_iam', 'marts_keeper')
     loop
         begin
             -- without the grantor, REVOKE takes back only what the current user granted

@@ -7,6 +7,13 @@ do $$
 declare
     pipeline_roles constant text := 'public, loader, transformer, analyst, pii_requester, pii_approver, privacy_officer';
     other_roles constant text := 'public, loader, analyst, pii_requester, pii_approver, privacy_officer';
+    -- whoever has anything in this database, for what a role of ours has may come from somebody who could pass it on
+    grantees constant text := concat_ws(', ', 'public', (
+        select string_agg(distinct refobjid::regrole::text, ', ') from pg_shdepend
+        where
+            deptype = 'a' and refobjid <> 'pipeline_owner'::regrole
+            and dbid = (select oid from pg_database where datname = current_database())
+    ));
     this record;
 begin
     execute format('revoke all on database %I from %s cascade', current_database(), pipeline_roles);
@@ -16,9 +23,9 @@ begin
     -- dbt builds each increment in a temporary table, the loader lands a batch through one, recovery.rotate() needs one
     execute format('grant temporary on database %I to loader, transformer, pipeline_owner', current_database());
 
-    execute format('revoke all on schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
-    execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
-    execute format('revoke all on all functions in schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
+    execute format('revoke all on schema staging, masking, marts, recovery from %s cascade', grantees);
+    execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', grantees);
+    execute format('revoke all on all functions in schema staging, masking, marts, recovery from %s cascade', grantees);
     -- analytics is dbt's own
     execute format('revoke all on schema analytics from %s cascade', other_roles);
     execute format('revoke all on all tables in schema analytics from %s cascade', replace(other_roles, 'analyst, ', ''));
@@ -98,20 +105,28 @@ to privacy_officer;
 -- Row security on staging.raw_logins. A policy takes a lock that stops every loader, so it is made only where it differs.
 do $$
 declare
-    wanted constant text[] := array['loader_lands INSERT {loader} - true', 'transformer_reads SELECT {transformer} true -'];
+    wanted constant text[] := array['loader_lands PERMISSIVE INSERT {loader} - true', 'transformer_reads PERMISSIVE SELECT {transformer} true -'];
     found text[] := array(
-        select concat_ws(' ', policyname, cmd, roles, coalesce(qual, '-'), coalesce(with_check, '-'))
+        select concat_ws(' ', policyname, permissive, cmd, roles, coalesce(qual, '-'), coalesce(with_check, '-'))
         from pg_policies
         where schemaname = 'staging' and tablename = 'raw_logins'
         order by policyname
     );
-    policy text;
+    this record;
 begin
+    for this in
+        select oid::regclass as relation from pg_class
+        where oid in ('staging.raw_logins'::regclass, 'masking.keys'::regclass) and not relrowsecurity
+    loop
+        execute format('alter table %s enable row level security', this.relation);
+    end loop;
     if found = wanted then
         return;
     end if;
-    foreach policy in array found loop
-        execute format('drop policy %I on staging.raw_logins', split_part(policy, ' ', 1));
+    for this in
+        select policyname from pg_policies where schemaname = 'staging' and tablename = 'raw_logins'
+    loop
+        execute format('drop policy %I on staging.raw_logins', this.policyname);
     end loop;
     create policy loader_lands on staging.raw_logins for insert to loader with check (true);
     create policy transformer_reads on staging.raw_logins for select to transformer using (true);

@@ -5,6 +5,9 @@ create schema if not exists masking authorization pipeline_owner;
 create schema if not exists marts authorization pipeline_owner;
 create schema if not exists recovery authorization pipeline_owner;
 create schema if not exists analytics authorization transformer;
+-- made by migrate itself; another administrator can then migrate, and restore a backup
+alter schema migrations owner to pipeline_owner;
+alter table migrations.applied owner to pipeline_owner;
 
 comment on schema staging is 'What the loader landed, verbatim: the only schema that holds personal data in plain text.';
 comment on schema masking is 'What is personal, how it is masked, and the keys, which only their owner can read.';
