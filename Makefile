@@ -56,8 +56,8 @@ test-faults: $(STAMP) ## kill, cut and starve what it runs on, at length, and co
 	@FAULTS=full $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --timeout 1200 --junit-xml .pytest_cache/faults.xml \
 		tests/faults tests/judging
 
-snapshot: $(STAMP) ## write anew what each role may, from the catalog, for review
-	@SNAPSHOT=write $(BIN)/python -m pytest --quiet tests/access/test_privileges.py -k reviewed
+snapshot: $(STAMP) ## rewrite what is generated for review: tests/access/privileges.txt, and the masking policy in docs/masking.md
+	@SNAPSHOT=write $(BIN)/python -m pytest --quiet tests/access/test_privileges.py tests/judging/test_docs.py -k reviewed
 
 # sqlfluff's dbt templater compiles the models, and incremental ones ask the database whether their table exists.
 lint: $(STAMP) ## ruff, mypy, sqlfluff
