@@ -99,7 +99,7 @@ def test_every_command_that_a_container_is_started_with_exists(command: tuple[st
 def test_every_selector_of_a_schedule_is_one_of_dbts() -> None:
     files = [*KUBERNETES.glob("*.yaml"), TEMPLATE, ROOT / "docker-compose.yml"]
     named = {name for path in files for name in re.findall(r"--selector\W+(\w+)", path.read_text())}
-    assert named == {"after_each_run", "once_a_day"}
+    assert named == {"each_run", "rest"}
     assert named <= {each["name"] for each in yaml.safe_load((ROOT / "dbt_project" / "selectors.yml").read_text())["selectors"]}
 
 
@@ -109,7 +109,7 @@ def test_every_selector_of_a_schedule_is_one_of_dbts() -> None:
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_once_a_day_it_is_asked_whether_anything_has_landed_too(path: Path) -> None:
-    assert re.search(r"dbt test --selector once_a_day(?: &&|;|\n) *(?:token; )?dbt source freshness", path.read_text())
+    assert re.search(r"dbt build --selector rest(?: &&|;|\n) *(?:token; )?dbt source freshness", path.read_text())
 
 
 def test_kedas_operator_may_ask_for_the_queues_depth_by_a_policy_of_its_own_and_do_nothing_else() -> None:
@@ -272,10 +272,11 @@ def apply(directory: Path, *arguments: str, complete_at_wait: int = 1, failed: s
 def test_a_cluster_gets_the_image_by_its_digest_after_the_old_migration_is_gone(tmp_path: Path) -> None:
     ran, told = apply(tmp_path, "aws", IMAGE)
     assert ran.returncode == 0, ran.stderr
-    kustomize, delete, put, *resources, wait, rollout = told.splitlines()
+    kustomize, delete, put, *resources, wait, views, rollout = told.splitlines()
     assert (kustomize, put) == ("kustomize build", "kubectl apply --filename -")
     assert "delete job migrate --ignore-not-found" in delete
     assert "wait --for=condition=complete" in wait
+    assert "create job --from=cronjob/dbt-test" in views
     assert "rollout status" in rollout
     assert yaml.safe_load("\n".join(resources))["images"] == [
         {"name": "user-logins", "newName": "registry.example/user-logins", "digest": IMAGE.partition("@")[2]}
@@ -295,6 +296,7 @@ def test_a_migration_that_failed_is_not_waited_for(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert ran.stderr == "the migration failed; its log says why: kubectl --namespace user-logins logs job/migrate\n"
     assert told.count(" wait ") == 1
+    assert "create job" not in told
     assert "rollout status" not in told
 
 
