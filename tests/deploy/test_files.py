@@ -108,7 +108,7 @@ def test_every_selector_of_a_schedule_is_one_of_dbts() -> None:
     [KUBERNETES / "dbt-test.yaml", KUBERNETES.parent / "overlays" / "aws" / "kustomization.yaml", TEMPLATE, ROOT / "docker-compose.yml"],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_once_a_day_it_is_asked_whether_anything_has_landed_too(path: Path) -> None:
+def test_the_daily_schedule_checks_that_something_has_landed(path: Path) -> None:
     assert re.search(r"dbt build --selector rest(?: &&|;|\n) *(?:token; )?dbt source freshness", path.read_text())
 
 
