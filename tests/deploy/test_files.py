@@ -97,7 +97,7 @@ def test_every_command_that_a_container_is_started_with_exists(command: tuple[st
 
 
 def test_every_selector_of_a_schedule_is_one_of_dbts() -> None:
-    files = [*KUBERNETES.glob("*.yaml"), TEMPLATE, ROOT / "docker-compose.yml"]
+    files = [*KUBERNETES.glob("*.yaml"), *TEMPLATE.parent.glob("*.json"), TEMPLATE, ROOT / "docker-compose.yml"]
     named = {name for path in files for name in re.findall(r"--selector\W+(\w+)", path.read_text())}
     assert named == {"each_run", "rest"}
     assert named <= {each["name"] for each in yaml.safe_load((ROOT / "dbt_project" / "selectors.yml").read_text())["selectors"]}
@@ -304,3 +304,25 @@ def test_a_cluster_is_not_touched_for_an_image_that_is_named_by_a_tag(tmp_path: 
     ran, told = apply(tmp_path, "aws", "registry.example/user-logins:latest")
     assert (ran.returncode, told) == (os.EX_USAGE, "")
     assert "name it by its digest" in ran.stderr
+
+
+AWS = """#!/bin/sh
+echo "aws $*" >> "$TOLD"
+case $* in
+*" run-task "*) echo arn:of-the-task ;;
+*" wait "*) [ "$(grep -c " wait " "$TOLD")" -eq 2 ] ;;
+*" describe-tasks "*) echo "$CODE" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [("0", 0), ("70", 1), ("None", 1)])
+def test_a_task_on_aws_is_waited_for_and_its_failure_is_passed_on(tmp_path: Path, code: str, exit_code: int) -> None:
+    (tmp_path / "aws").write_text(AWS)
+    (tmp_path / "aws").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TOLD": str(tmp_path / "told"), "CODE": code}
+    ran = support.run([str(TEMPLATE.parent / "run-task"), "dbt", "--overrides", "file://deploy/aws/views.json"], environment)
+    told = (tmp_path / "told").read_text()
+    assert (ran.returncode, ran.stdout) == (exit_code, f"dbt ended with {code}\n")
+    assert re.search("run-task .*--task-definition user-logins-dbt .*--overrides file://deploy/aws/views.json", told)
+    assert told.count(" wait tasks-stopped ") == 2
