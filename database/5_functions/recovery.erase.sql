@@ -14,7 +14,9 @@ declare
             and pg_class.relname ~ '^(raw|user|rejected)_logins_[0-9]+$'
             and pg_inherits.inhrelid is null
     );
-    totals bigint[] := array[0, 0, 0];
+    -- a person who is given twice is counted once
+    is_first boolean;
+    totals bigint[] := array[0, 0, 0, 0];
 begin
     perform recovery.require_read_committed();
     if cardinality(user_ids) > 0 is not true
@@ -35,7 +37,7 @@ begin
     inner join masking.keys on keys.domain = 'erased_user'
     on conflict do nothing;
 
-    for person, raw_messages, logins, rejections in
+    for person, raw_messages, logins, rejections, is_first in
     with
     persons as (
         select
@@ -106,17 +108,20 @@ begin
         persons.person,
         (select count(*) from about_persons where about_persons.person = persons.person),
         (select count(*) from deleted_logins where recovery.canonical_user_id(deleted_logins.user_id) = persons.user_id),
-        (select count(*) from deleted_rejections where deleted_rejections.person = persons.person)
+        (select count(*) from deleted_rejections where deleted_rejections.person = persons.person),
+        persons.person = min(persons.person) over (partition by persons.user_id)
     from persons
     cross join deleted_messages
     order by persons.person
     loop
-        totals := array[totals[1] + raw_messages, totals[2] + logins, totals[3] + rejections];
+        if is_first then
+            totals := array[totals[1] + raw_messages, totals[2] + logins, totals[3] + rejections, totals[4] + 1];
+        end if;
         return next;
     end loop;
 
     perform recovery.record('erased', jsonb_build_object(
-        'persons', cardinality(user_ids), 'raw_messages', totals[1], 'logins', totals[2], 'rejections', totals[3]
+        'persons', totals[4], 'raw_messages', totals[1], 'logins', totals[2], 'rejections', totals[3]
     ));
 end
 $$;
