@@ -7,8 +7,9 @@ returns table (changed_logins bigint, kept_logins bigint, changed_tokens bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- no plan that holds the keys as a constant
 set plan_cache_mode = force_generic_plan
--- most pairs fit into memory
+-- most pairs fit into memory, and whole tables are joined: a nested loop would come of a wrong estimate
 set work_mem = '64MB'
+set enable_nestloop = off
 as $$
 declare
     old_keys masking.keys[];
