@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from loader.landing import storable
 from sandbox.postgres import Postgres
 from tests.judging import forked_dbt
-from tests.support import Database, copied, environment
+from tests.support import Database, copied, environment, land_messages
 
 RUN_TIMEOUT_SECONDS = 240
 
@@ -32,14 +31,7 @@ class Warehouse:
 
     def land(self, messages: Mapping[str, str], sent_at: dt.datetime | None = None) -> None:
         """Land bodies by message id in one transaction, as the loader would."""
-        sent_at = sent_at or dt.datetime.now(dt.UTC)
-        with self.database.connect("loader") as connection, connection.cursor() as cursor:
-            cursor.execute("select staging.ensure_partitions(%s)", [[sent_at.date()]])
-            with connection.transaction():
-                cursor.executemany(
-                    "insert into staging.raw_logins (message_id, sent_at, body) values (%s, %s, %s)",
-                    [(message_id, sent_at, storable(body)) for message_id, body in messages.items()],
-                )
+        land_messages(self.database, messages, sent_at)
 
     def start(self, *words: str) -> ForkServerProcess:
         """Start `dbt WORDS…` and do not wait for it."""
