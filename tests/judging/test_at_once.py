@@ -132,7 +132,7 @@ def test_two_runs_that_do_not_wait_for_one_another_double_rows(project: Project)
     with gate(warehouse, STAGES["writing user_logins"]):
         warehouse.execute("alter table marts.user_logins drop constraint user_logins_pkey")
         land(warehouse, random.Random(0))  # noqa: S311  # the same messages in every run
-        runs = [project.start("run", "--select", "user_logins") for _ in range(2)]
+        runs = [project.start("run", "--select", "user_logins.sql") for _ in range(2)]
         at_gate = f"select count(*) from pg_locks where locktype = 'advisory' and objid = {GATE} and not granted"
         assert wait_until(lambda: bool(warehouse.database.value(at_gate) == 2), WAIT_SECONDS)
     for run in runs:

@@ -101,7 +101,9 @@ def test_clone_and_defer_make_a_development_target_of_productions_state(project:
     assert warehouse.database.value("select count(*) from dev_marts.user_logins") == 2
     project.dbt("clone", "--state", str(state))
     # production on top of itself: a table of database/ cannot be replaced
-    assert "permission denied for schema marts" in project.dbt("clone", "--full-refresh", "--state", str(state), "--select", "marts", code=1)
+    assert "permission denied for schema marts" in project.dbt(
+        "clone", "--full-refresh", "--state", str(state), "--select", "marts", code=1
+    )
 
     assert [row for row in warehouse.database.rows(OBJECTS) if not row[0].startswith("dev_")] == before
     assert_all_is_whole(warehouse)
