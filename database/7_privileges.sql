@@ -13,8 +13,8 @@ begin
     execute format(
         'grant connect on database %I to loader, transformer, analyst, pii_requester, pii_approver, privacy_officer', current_database()
     );
-    -- dbt builds each increment in a temporary table; the loader lands a batch through one
-    execute format('grant temporary on database %I to loader, transformer', current_database());
+    -- dbt builds each increment in a temporary table, the loader lands a batch through one, recovery.rotate() needs one
+    execute format('grant temporary on database %I to loader, transformer, pipeline_owner', current_database());
 
     execute format('revoke all on schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
     execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
@@ -69,7 +69,7 @@ grant select on masking.fields to transformer;
 grant select, insert on marts.user_logins to transformer;
 grant select, insert, delete on marts.rejected_logins to transformer;
 grant select on recovery.erased_messages to transformer;
-grant execute on function staging.begin_judging(), staging.event(text) to transformer;
+grant execute on function staging.begin_judging(bigint), staging.event(text) to transformer;
 -- what the views call runs with their reader's rights; none of these holds a key
 grant execute on function
 masking.canonical_ip(text), masking.network_of_ip(text), masking.fault(jsonb, text, boolean, integer),
@@ -122,28 +122,30 @@ $$;
 -- may set them otherwise.
 do $$
 declare
-    this_role text;
+    this record;
 begin
-    foreach this_role in array array['loader', 'transformer', 'analyst', 'pii_requester', 'pii_approver', 'privacy_officer'] loop
-        execute format('alter role %I reset all', this_role);
-        execute format('alter role %I in database %I reset all', this_role, current_database());
+    for this in
+        select *
+        from (
+            values
+            ('loader', '5min'), ('transformer', '30min'), ('analyst', '5min'),
+            ('pii_requester', '1min'), ('pii_approver', '1min'), ('privacy_officer', '1min')
+        ) as roles (name, idle_timeout)
+    loop
+        execute format('alter role %I reset all', this.name);
+        execute format('alter role %I in database %I reset all', this.name, current_database());
+        execute format('alter role %I set idle_in_transaction_session_timeout = %L', this.name, this.idle_timeout);
     end loop;
 end
 $$;
-alter role loader set idle_in_transaction_session_timeout = '5min';
-alter role transformer set idle_in_transaction_session_timeout = '30min';
 -- An increment that is not large is sorted in memory. Parallel workers share no hash table: it would lie in /dev/shm,
 -- of which a container has 64 MB unless told otherwise.
 alter role transformer set work_mem = '64MB';
 alter role transformer set enable_parallel_hash = off;
 alter role analyst set default_transaction_read_only = on;
 alter role analyst set statement_timeout = '5min';
-alter role analyst set idle_in_transaction_session_timeout = '5min';
 alter role pii_requester set statement_timeout = '1min';
-alter role pii_requester set idle_in_transaction_session_timeout = '1min';
 alter role pii_approver set statement_timeout = '1min';
-alter role pii_approver set idle_in_transaction_session_timeout = '1min';
-alter role privacy_officer set idle_in_transaction_session_timeout = '1min';
 
 -- The server's log keeps no error of this database, which may quote a value (the client gets it), no statement that failed, and no
 -- parameter. Set for the database and not for each role, because a person logs in with a role of their own, which does not inherit
@@ -153,9 +155,7 @@ declare
     setting record;
 begin
     for setting in
-        select
-            wanted.name,
-            wanted.value
+        select *
         from (
             values
             ('log_min_messages', 'log'), ('log_min_error_statement', 'panic'),

@@ -3,7 +3,6 @@
 import codecs
 import json
 import os
-import sys
 import time
 from typing import Any
 
@@ -112,7 +111,9 @@ def erase() -> None:
         raise RecoveryError("no user_id is given; write one a line to standard input", os.EX_DATAERR)
     unmatched = 0
     with connect("privacy_officer") as connection:
-        erased = call(connection, "select raw_messages, logins, rejections from recovery.erase(%s) order by person", (list(user_ids.values()),))
+        erased = call(
+            connection, "select raw_messages, logins, rejections from recovery.erase(%s) order by person", (list(user_ids.values()),)
+        )
         for number, counts in zip(user_ids, erased, strict=True):
             click.echo("erased: {} raw messages, {} logins, {} rejections".format(*counts))
             if not any(counts):

@@ -30,7 +30,9 @@ begin
     lock table only marts.rejected_logins in share update exclusive mode;
 
     insert into recovery.tombstones (user_token)
-    select distinct recovery.person_token(id) from unnest(user_ids) as id
+    select masking.token(keys.version, keys.inner_block, keys.outer_block, recovery.canonical_user_id(id))
+    from unnest(user_ids) as id
+    inner join masking.keys on keys.domain = 'erased_user'
     on conflict do nothing;
 
     for person, raw_messages, logins, rejections in
@@ -66,22 +68,13 @@ begin
             messages.message_id,
             messages.sent_at
         from messages
-        inner join persons on messages.user_id = persons.user_id
-
-        union all
-
-        select
-            persons.person,
-            messages.message_id,
-            messages.sent_at
-        from messages
-        inner join persons on messages.user_id is null and recovery.mentions_user(messages.body, persons.user_id)
+        inner join persons
+            on messages.user_id = persons.user_id
+                or (messages.user_id is null and recovery.mentions_user(messages.body, persons.user_id))
     ),
 
     deleted_messages as materialized (
-        select recovery.delete_messages(
-            array_agg(about_persons.message_id), array_agg(about_persons.sent_at)
-        ) as raw_messages
+        select recovery.delete_messages(array_agg(about_persons.message_id), array_agg(about_persons.sent_at)) as raw_messages
         from about_persons
     ),
 
