@@ -206,12 +206,12 @@ def _read_user_ids(given: bytes) -> dict[int, str]:
     user_ids = {}
     for number, line in enumerate(given.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         try:
-            user_id = line.decode().strip()
+            user_id = line.decode().rstrip("\r")
         except UnicodeDecodeError:
             raise RecoveryError(f"line {number} is not UTF-8; save the list as UTF-8 text; nothing was erased", os.EX_DATAERR) from None
         if "\0" in user_id:
             raise RecoveryError(f"line {number} holds a NUL; save the list as UTF-8 text; nothing was erased", os.EX_DATAERR)
-        if user_id:
+        if user_id.strip():
             user_ids[number] = user_id
     return user_ids
 

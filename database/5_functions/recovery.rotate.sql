@@ -23,11 +23,11 @@ begin
     lock table only marts.rejected_logins in share update exclusive mode;
 
     old_keys := array(select keys from masking.keys);
-    -- TRUNCATE gives the table a new file and removes the old one with its bytes, which an update would leave
+    -- TRUNCATE gives the table a new file and removes the old one with its bytes, which an update or a delete would leave
     truncate masking.keys;
     insert into masking.keys
-    select * from unnest(old_keys);
-    perform masking.create_key(old_key.domain) from unnest(old_keys) as old_key where old_key.domain != 'erased_user';
+    select * from unnest(old_keys) as old_key where old_key.domain = 'erased_user';
+    perform masking.create_key(old_key.domain, old_key.version + 1) from unnest(old_keys) as old_key where old_key.domain != 'erased_user';
     versions := (select jsonb_object_agg(keys.domain, keys.version) from masking.keys where keys.domain != 'erased_user');
 
     -- the keys of this table prove that old and new tokens match one to one

@@ -13,6 +13,10 @@ declare
         where wanted.domain is not null and wanted.domain not in (select keys.domain from masking.keys)
     );
 begin
+    if current_setting('transaction_isolation') != 'repeatable read' then
+        raise exception 'begin_judging runs in repeatable read transactions only; this one is %', current_setting('transaction_isolation')
+            using errcode = 'active_sql_transaction';
+    end if;
     if domains_without_key is not null then
         raise exception 'no masking key for domain %; run python -m loader migrate', domains_without_key
             using errcode = 'no_data_found';
