@@ -9,12 +9,6 @@ create schema if not exists analytics authorization transformer;
 alter schema migrations owner to pipeline_owner;
 alter table migrations.applied owner to pipeline_owner;
 
-comment on schema staging is 'What the loader landed, verbatim: the only schema that holds personal data in plain text.';
-comment on schema masking is 'What is personal, how it is masked, and the keys, which only their owner can read.';
-comment on schema marts is 'Masked logins and rejected messages; filled by dbt.';
-comment on schema recovery is 'The privacy officer''s acts, each on record: reveal, erase, expire, rotate.';
-comment on schema analytics is 'All that an analyst sees; built by dbt.';
-
 -- PostgreSQL lets everyone execute a new function unless told otherwise before it is created.
 alter default privileges for role pipeline_owner revoke execute on functions from public;
 alter default privileges for role transformer revoke execute on functions from public;

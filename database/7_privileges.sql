@@ -1,6 +1,5 @@
--- Who may do what: the only place that says it, but for which role is a member of which (1_roles.sql). Run on every migrate, so
--- that what was granted by hand is taken back. An analyst's grants on the views are in dbt_project/dbt_project.yml, where
--- the views are made. tests/access/privileges.txt lists, from the catalog, what comes of it.
+-- Who may do what: the only place, except memberships (1_roles.sql). Run on every migrate, so that what was granted by hand is
+-- taken back. An analyst's grants on the views are in dbt_project/dbt_project.yml, where the views are made. tests/access/privileges.txt lists, from the catalog, what comes of it.
 
 -- Revoke everything first, with grants passed on, then grant what follows.
 do $$
@@ -51,11 +50,9 @@ begin
     for this in
         select oid::regprocedure as function from pg_proc
         where
-            pronamespace = 'pg_catalog'::regnamespace
-            and proname ~ '^lo_(creat|create|from_bytea)$'
+            oid in ('lo_creat(integer)'::regprocedure, 'lo_create(oid)'::regprocedure, 'lo_from_bytea(oid, bytea)'::regprocedure)
             -- a provider may have taken it from PUBLIC already
             and has_function_privilege('public', oid, 'execute')
-        order by oid
     loop
         execute format('revoke execute on function %s from public', this.function);
     end loop;
@@ -133,23 +130,19 @@ begin
 end
 $$;
 
--- What a role has set for itself goes. The limits keep a forgotten session from holding others up; they are no guard, for each role
--- may set them otherwise.
+-- Reset what a role has set for itself. The limits keep a forgotten session from holding others up; they do not protect, because
+-- each role may change them.
 do $$
 declare
     this record;
 begin
     for this in
-        select *
-        from (
-            values
-            ('loader', '5min'), ('transformer', '30min'), ('analyst', '5min'),
-            ('pii_requester', '1min'), ('pii_approver', '1min'), ('privacy_officer', '1min')
-        ) as roles (name, idle_timeout)
+        values ('loader', '5min'), ('transformer', '30min'), ('analyst', '5min'),
+        ('pii_requester', '1min'), ('pii_approver', '1min'), ('privacy_officer', '1min')
     loop
-        execute format('alter role %I reset all', this.name);
-        execute format('alter role %I in database %I reset all', this.name, current_database());
-        execute format('alter role %I set idle_in_transaction_session_timeout = %L', this.name, this.idle_timeout);
+        execute format('alter role %I reset all', this.column1);
+        execute format('alter role %I in database %I reset all', this.column1, current_database());
+        execute format('alter role %I set idle_in_transaction_session_timeout = %L', this.column1, this.column2);
     end loop;
 end
 $$;
@@ -170,11 +163,10 @@ declare
     setting record;
 begin
     for setting in
-        select *
-        from (
-            values
-            ('log_min_messages', 'log'), ('log_min_error_statement', 'panic'),
-            ('log_parameter_max_length', '0'), ('log_parameter_max_length_on_error', '0')
+        select wanted.*
+        from unnest(
+            array['log_min_messages', 'log_min_error_statement', 'log_parameter_max_length', 'log_parameter_max_length_on_error'],
+            array['log', 'panic', '0', '0']
         ) as wanted (name, value)
         where has_parameter_privilege(wanted.name, 'set')
     loop

@@ -15,8 +15,7 @@ declare
             and pg_inherits.inhrelid is null
     );
     -- a person who is given twice is counted once
-    is_first boolean;
-    totals bigint[] := array[0, 0, 0, 0];
+    details jsonb;
 begin
     perform recovery.require_read_committed();
     if cardinality(user_ids) > 0 is not true
@@ -37,7 +36,7 @@ begin
     inner join masking.keys on keys.domain = 'erased_user'
     on conflict do nothing;
 
-    for person, raw_messages, logins, rejections, is_first in
+    for person, raw_messages, logins, rejections, details in
     with
     persons as (
         select
@@ -84,10 +83,8 @@ begin
         -- by user, for the raw message may have expired; by message, for the rest
         delete from marts.user_logins
         where recovery.canonical_user_id(user_logins.user_id) in (select persons.user_id from persons)
-            or (user_logins.message_id, user_logins.sent_at) in (
-                select about_persons.message_id, about_persons.sent_at from about_persons
-            )
-        returning user_logins.message_id, user_logins.user_id, user_logins.tableoid
+            or (user_logins.message_id, user_logins.sent_at) in (select about_persons.message_id, about_persons.sent_at from about_persons)
+        returning user_logins.user_id, user_logins.tableoid
     ),
 
     deleted_rejections as (
@@ -109,20 +106,18 @@ begin
         (select count(*) from about_persons where about_persons.person = persons.person),
         (select count(*) from deleted_logins where recovery.canonical_user_id(deleted_logins.user_id) = persons.user_id),
         (select count(*) from deleted_rejections where deleted_rejections.person = persons.person),
-        persons.person = min(persons.person) over (partition by persons.user_id)
+        -- the same in every row: of the whole call
+        jsonb_build_object(
+            'persons', (select count(distinct persons.user_id) from persons), 'raw_messages', deleted_messages.raw_messages,
+            'logins', (select count(*) from deleted_logins), 'rejections', (select count(*) from deleted_rejections)
+        )
     from persons
     cross join deleted_messages
     order by persons.person
     loop
-        if is_first then
-            totals := array[totals[1] + raw_messages, totals[2] + logins, totals[3] + rejections, totals[4] + 1];
-        end if;
         return next;
     end loop;
 
-    perform recovery.record('erased', jsonb_build_object(
-        'persons', totals[4], 'raw_messages', totals[1], 'logins', totals[2], 'rejections', totals[3]
-    ));
+    perform recovery.record('erased', details);
 end
 $$;
-comment on function recovery.erase(text[]) is 'Erases persons, for good; returns per person what was deleted.';

@@ -98,4 +98,3 @@ begin
     return next;
 end
 $$;
-comment on function recovery.rotate() is 'Changes the keys and all tokens whose value is still there, in one transaction.';

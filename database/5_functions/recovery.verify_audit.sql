@@ -34,4 +34,3 @@ as $$
         ) as first_broken
     from chained;
 $$;
-comment on function recovery.verify_audit(bigint, text) is 'How many entries the audit has, and the first that is missing or changed.';

@@ -51,4 +51,3 @@ begin
     end if;
 end
 $$;
-comment on function staging.begin_judging(bigint) is 'Prepares the run of a dbt model: keys, partitions, a list without erased persons.';
