@@ -1,5 +1,6 @@
 -- Who may do what: the only place, except memberships (1_roles.sql). Run on every migrate, so that what was granted by hand is
--- taken back. An analyst's grants on the views are in dbt_project/dbt_project.yml, where the views are made. tests/access/privileges.txt lists, from the catalog, what comes of it.
+-- taken back. What an analyst may read is granted in dbt_project/dbt_project.yml, where the views are made.
+-- tests/access/privileges.txt lists, from the catalog, what comes of it.
 
 -- Revoke everything first, with grants passed on, then grant what follows.
 do $$

@@ -12,4 +12,3 @@ alter table staging.unjudged set (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
     autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 10000
 );
-comment on table staging.unjudged is 'One row per landed message that has no outcome yet: the work list.';
