@@ -63,7 +63,7 @@ BARE = """
 """
 
 # begin_judging() makes the months of what is on the list.
-MONTHS = "select staging.begin_judging()"
+MONTHS = "begin isolation level repeatable read; select staging.begin_judging(); commit"
 
 # Masked long ago: tokens of the right size.
 HISTORY = """

@@ -35,7 +35,6 @@ LAND = """
 LIST = """
     insert into staging.unjudged (message_id, sent_at)
     select message_id, sent_at from pg_temp.incoming
-    on conflict do nothing
 """
 PARTITIONS = "select staging.ensure_partitions(%s::date[])"
 TIMEOUTS = """

@@ -1,10 +1,9 @@
--- The work list: one row per landed message that has no outcome yet. The loader adds it in the transaction that lands the body;
+-- The work list: a row for each landed message that has no outcome yet. The loader adds it in the transaction that lands the body;
 -- dbt removes it in the transaction that writes the outcome. So a message leaves the list only together with its outcome.
+-- No key: a message that SQS delivers again may be listed twice, which does no harm, and an index would slow landing by a third.
 create table staging.unjudged (
     message_id text not null,
-    -- dbt makes the partitions of each month that stands here
-    sent_at timestamptz not null check (sent_at >= '0001-01-01Z' and sent_at < '10000-01-01Z'),
-    primary key (message_id, sent_at)
+    sent_at timestamptz not null
 );
 
 -- Rows come and go, so a scan soon reads mostly dead ones: vacuum after a fixed number instead of a share of the table.

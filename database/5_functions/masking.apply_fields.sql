@@ -82,14 +82,14 @@ begin
     for this in
         values
         ('staging', 'unjudged_logins', format(template,
-            'inner join staging.unjudged on raw_logins.message_id = unjudged.message_id and raw_logins.sent_at = unjudged.sent_at'
-            -- what begin_judging() has fixed for this run
-            ' where coalesce(unjudged.message_id <= nullif(current_setting(''staging.last_message_id'', true), ''''), true)'
-            -- SQS may deliver again what has its outcome
+            -- up to the message that begin_judging() has fixed for this run, and without what SQS delivered again after its outcome
+            'where exists (select from staging.unjudged'
+            ' where unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at'
+            ' and coalesce(unjudged.message_id <= nullif(current_setting(''staging.last_message_id'', true), ''''), true))'
             ' and not exists (select from marts.user_logins as masked'
-            ' where masked.message_id = unjudged.message_id and masked.sent_at = unjudged.sent_at)'
+            ' where masked.message_id = raw_logins.message_id and masked.sent_at = raw_logins.sent_at)'
             ' and not exists (select from marts.rejected_logins as rejected'
-            ' where rejected.message_id = unjudged.message_id and rejected.sent_at = unjudged.sent_at)'
+            ' where rejected.message_id = raw_logins.message_id and rejected.sent_at = raw_logins.sent_at)'
         )),
         ('staging', 'logins', format(template, '')),
         ('staging', 'personal_values', format(

@@ -12,6 +12,7 @@ declare
         cross join lateral (values (fields.domain), (fields.fallback_domain)) as wanted (domain)
         where wanted.domain is not null and wanted.domain not in (select keys.domain from masking.keys)
     );
+    listed bigint;
 begin
     if current_setting('transaction_isolation') != 'repeatable read' then
         raise exception 'begin_judging runs in repeatable read transactions only; this one is %', current_setting('transaction_isolation')
@@ -22,10 +23,22 @@ begin
             using errcode = 'no_data_found';
     end if;
 
+    listed := (select count(*) from staging.unjudged);
     -- a bound on the key and no LIMIT, which would keep parallel workers from what is done with the rows
     perform set_config('staging.last_message_id', coalesce((
-        select unjudged.message_id from staging.unjudged order by unjudged.message_id offset max_messages - 1 limit 1
+        select unjudged.message_id from staging.unjudged
+        where listed > max_messages
+        order by unjudged.message_id
+        offset max_messages - 1 limit 1
     ), ''), true);
+    -- a few messages are looked up by key; the planner, which does not count on run-time pruning, would read every partition for them
+    if listed * 50 < (
+        select sum(pg_class.reltuples) from pg_inherits
+        inner join pg_class on pg_inherits.inhrelid = pg_class.oid
+        where pg_inherits.inhparent = 'staging.raw_logins'::regclass
+    ) then
+        perform set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
+    end if;
 
     perform staging.ensure_partition(outcome, to_char(month, 'YYYYMM'), month, month + interval '1 month')
     from (select distinct date_trunc('month', unjudged.sent_at) as month from staging.unjudged) as months

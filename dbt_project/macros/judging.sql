@@ -45,7 +45,6 @@
 
             insert into staging.unjudged (message_id, sent_at)
             select message_id, sent_at from taken_back
-            on conflict do nothing
 
         )
 
