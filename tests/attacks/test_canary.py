@@ -39,7 +39,9 @@ def land_quietly(database: Database, *bodies: str) -> None:
             copy.set_types(("text", "text"))
             for number, body in enumerate(bodies):
                 copy.write_row((f"message {number}", body))
-        cursor.execute("insert into staging.raw_logins (message_id, sent_at, body) select message_id, now(), body from incoming")
+        with connection.transaction():
+            cursor.execute("insert into staging.raw_logins (message_id, sent_at, body) select message_id, now(), body from incoming")
+            cursor.execute("insert into staging.unjudged (message_id, sent_at) select message_id, now() from incoming")
 
 
 def test_canary_in_a_load_that_fails(talkative: Talkative, queue: Queue) -> None:
@@ -126,7 +128,7 @@ def test_canary_in_a_migration_that_fails(talkative: Talkative, tmp_path: Path, 
     """A new file casts what is in staging, and the error quotes the value."""
     land_quietly(talkative.database, canaries.NO_ADDRESS)
     files = shutil.copytree(DATABASE_FILES, tmp_path / "database")
-    (files / "7_broken.sql").write_text("select body::inet from staging.raw_logins;")
+    (files / "9_broken.sql").write_text("select body::inet from staging.raw_logins;")
 
     def fail() -> MigrationError:
         talkative.mark()
@@ -135,7 +137,7 @@ def test_canary_in_a_migration_that_fails(talkative: Talkative, tmp_path: Path, 
         return failure.value
 
     error = fail()
-    assert str(error) == "database/7_broken.sql was refused: SQLSTATE 22P02; nothing was changed"
+    assert str(error) == "database/9_broken.sql was refused: SQLSTATE 22P02; nothing was changed"
     assert isinstance(error.__cause__, psycopg.Error)
     assert canaries.found_in(str(error.__cause__))  # the server did tell us
     talkative.assert_nothing_leaked(str(error))
