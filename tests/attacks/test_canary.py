@@ -199,7 +199,7 @@ def test_canary_in_a_dbt_test_that_fails(talkative: Talkative, tmp_path: Path) -
     # the guards removed: a test that shows what it finds, in a table; and one that casts before it looks
     project = shutil.copytree(ROOT / "dbt_project", tmp_path / "project", ignore=shutil.ignore_patterns("target", "logs"))
     settings = project / "dbt_project.yml"
-    settings.write_text(settings.read_text().replace("+store_failures: false", "+store_failures: true\n  +schema: marts"))
+    settings.write_text(settings.read_text().replace("+store_failures: false", "+store_failures: true\n  +schema: analytics"))
     shows = project / "tests" / "generic" / "token_format.sql"
     shows.write_text(shows.read_text().replace("select 1 as malformed", "select {{ column_name }} as malformed"))
     (project / "tests" / "assert_casts.sql").write_text("select 1 from {{ ref('user_logins') }} where masked_device_id::uuid is null")
@@ -209,7 +209,7 @@ def test_canary_in_a_dbt_test_that_fails(talkative: Talkative, tmp_path: Path) -
     careless = support.dbt(database, ["test", "--select", "analytics_user_logins", "assert_casts"], outputs, project)
     with database.connect() as connection:
         stored = {name for name, text in support.readable(connection).items() if canaries.found_in(text)}
-    assert "marts.token_format_analytics_user_logins_masked_device_id" in stored
+    assert "analytics.token_format_analytics_user_logins_masked_device_id" in stored
     for found in (canaries.found_in(careless.stdout), canaries.found_under(outputs / "logs"), canaries.found_under(outputs / "target")):
         assert canaries.DEVICE_ID in found
     assert canaries.found_in(talkative.logged())

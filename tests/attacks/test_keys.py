@@ -94,7 +94,6 @@ LOOKS = (
     "set row_security = off; select * from masking.keys",
     "select masking.token(version, inner_block, outer_block, 'mine') from masking.keys",
     "insert into staging.logins (message_id) values ('mine')",
-    "copy (select * from staging.logins) to stdout",
     "notify mine, 'x'; select pg_export_snapshot()",
 )
 
@@ -111,7 +110,6 @@ def test_control_a_view_that_selects_a_key_is_found(masked: Database) -> None:
     with masked.connect() as connection:
         connection.execute("create view staging.careless as select inner_block from masking.keys")
         connection.execute("grant select on staging.careless to transformer")
-    assert gets_the_key(masked, ["select * from staging.careless"])
     assert gets_the_key(masked, ["select to_jsonb(careless) from staging.careless"])
 
 

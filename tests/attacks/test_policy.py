@@ -88,7 +88,11 @@ def land_accepted(database: Database, *bodies: str) -> None:
     with database.connect() as connection:
         connection.execute("create temp table accepted as select * from marts.user_logins limit 1")
         for number, message_id in enumerate(support.land(database, bodies)):
-            connection.execute("update accepted set message_id = %s, user_id = %s", [message_id, f"u{number}"])
+            connection.execute(
+                "update accepted set (message_id, sent_at, user_id) = "
+                "(select message_id, sent_at, %s from staging.raw_logins where message_id = %s)",
+                [f"u{number}", message_id],
+            )
             connection.execute("insert into marts.user_logins select * from accepted")
 
 
