@@ -90,7 +90,7 @@ begin
     deleted_rejections as (
         delete from marts.rejected_logins using about_persons
         where rejected_logins.message_id = about_persons.message_id and rejected_logins.sent_at = about_persons.sent_at
-        returning about_persons.person, rejected_logins.tableoid
+        returning rejected_logins.message_id, rejected_logins.sent_at, rejected_logins.tableoid
     ),
 
     to_scrub as (
@@ -105,7 +105,13 @@ begin
         persons.person,
         (select count(*) from about_persons where about_persons.person = persons.person),
         (select count(*) from deleted_logins where recovery.canonical_user_id(deleted_logins.user_id) = persons.user_id),
-        (select count(*) from deleted_rejections where deleted_rejections.person = persons.person),
+        -- a message may be about two persons
+        (
+            select count(*) from deleted_rejections
+            inner join about_persons
+                on deleted_rejections.message_id = about_persons.message_id and deleted_rejections.sent_at = about_persons.sent_at
+            where about_persons.person = persons.person
+        ),
         -- the same in every row: of the whole call
         jsonb_build_object(
             'persons', (select count(distinct persons.user_id) from persons), 'raw_messages', deleted_messages.raw_messages,

@@ -4,6 +4,8 @@
 create or replace function recovery.read_reveal(reveal_id uuid)
 returns table (token text, field text, plain_value text, messages bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- no plan that holds the values as a constant, which auto_explain would log
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     wanted text[];

@@ -1,5 +1,6 @@
 """Erasing a person: all of theirs goes, stays away, and nobody else's."""
 
+import itertools
 import json
 import os
 import re
@@ -154,17 +155,17 @@ def test_the_record_holds_counts_and_nothing_of_the_person(masked: Masked) -> No
     assert "u-erased" not in json.dumps(masked.rows("select user_token from recovery.tombstones"))
 
 
-SPACES = ("  u-spaced", "u-spaced\t", "\u00a0u-spaced\u3000", "\ufeffu-spaced\u200b", "\u2003u-spaced")
+SPACES = ("  u-spaced", "u-spaced\t", "\u00a0u-spaced\u3000", "\ufeffu-spaced\u200b")
 
 
-@pytest.mark.parametrize("sent", SPACES, ids=ascii)
-@pytest.mark.parametrize("given", ["as sent", "without"])
+# a space of another kind is a part of the id
+@pytest.mark.parametrize(("sent", "given"), [*itertools.product(SPACES, ("as sent", "without")), ("\u2003u-spaced", "as sent")], ids=ascii)
 def test_an_id_with_spaces_around_it_is_erased_as_it_was_sent_and_without_them(masked: Masked, sent: str, given: str) -> None:
     spaced = login(sent, "192.0.2.6", "canary-device-spaced")
     masked.land([spaced])
     masked.mask()
     assert present(masked, "marts.user_logins", [spaced])
-    user_id = sent if given == "as sent" else sent.strip("\t \u00a0\u3000\ufeff\u200b\u2003")
+    user_id = sent if given == "as sent" else sent.strip("\t \u00a0\u3000\ufeff\u200b")
     assert erase(masked, user_id) == "erased: 1 raw messages, 1 logins, 0 rejections\n"
     assert present(masked, "marts.user_logins", [spaced]) == present(masked, "staging.raw_logins", [spaced]) == set()
 
@@ -314,7 +315,7 @@ def test_a_blank_user_id_erases_nothing(masked: Masked) -> None:
     with masked.connect("privacy_officer") as officer, pytest.raises(errors.InvalidParameterValue):
         officer.execute("select recovery.erase(array['u-old', '  '])")
     assert masked.rows("select from recovery.tombstones") == []
-    assert masked.recovery("erase", stdin="\n\n") == ""
+    assert run_erase(masked, b"\n \n").stderr == b"no user_id is given; write one a line to standard input\n"
 
 
 def test_erasing_waits_for_a_dbt_model_that_has_read_the_person_already(masked: Masked) -> None:
