@@ -3,11 +3,8 @@
 create table masking.keys (
     -- what kind of value it masks: equal strings in two domains get unrelated tokens
     domain text primary key,
-    -- counted from 1; the v1 of a token
     version integer not null check (version > 0),
-    -- K xor ipad
     inner_block bytea not null check (length(inner_block) = 64),
-    -- K xor opad
     outer_block bytea not null check (length(outer_block) = 64),
     created_at timestamptz not null default now()
 );

@@ -2,7 +2,6 @@
 -- retention is the DROP of a partition; staging.ensure_partitions() makes them as dates arrive.
 -- No CHECK: its error would print the whole row, body included, to the client and into the server's log.
 create table staging.raw_logins (
-    -- MessageId as SQS gives it
     message_id text not null,
     -- SentTimestamp: unchanged when SQS delivers again, so the key catches a redelivery on any later day
     sent_at timestamptz not null,

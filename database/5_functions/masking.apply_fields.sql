@@ -3,7 +3,7 @@
 --   staging.logins           the same of every landed message: what a developer's dbt target takes
 --   staging.personal_values  each personal value of a landed message and its canonical form: what recovery goes by
 --   recovery.login_tokens    each token of marts.user_logins, one a row
--- Views and no function, because a view's owner reads the key for its reader, in parallel workers, without a cost per call.
+-- Views, because a view's owner reads the key for its reader, in parallel workers and without a cost per call.
 create or replace function masking.apply_fields()
 returns void language plpgsql set search_path = pg_catalog, pg_temp
 as $$

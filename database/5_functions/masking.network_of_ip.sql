@@ -1,6 +1,5 @@
--- The network that an address belongs to, in CIDR notation: /24 for IPv4, and /48 for IPv6, which is what one site
--- is given at most (RFC 6177). Of an address as canonical_ip() spells it; null for other text. Plain text: mask it in the
--- domain 'network'. In plpgsql, because where a function in SQL is not inlined, auto_explain can log what it was called with.
+-- The network that an address belongs to, in CIDR notation: /24 for IPv4, and /48 for IPv6, which is what one site is given at most
+-- (RFC 6177). Of an address as canonical_ip() spells it; null for other text. Plain text: mask it in the domain 'network'.
 create or replace function masking.network_of_ip(value text)
 returns text language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp
 as $$

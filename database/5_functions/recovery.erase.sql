@@ -17,7 +17,7 @@ declare
     -- a person who is given twice is counted once
     details jsonb;
 begin
-    perform recovery.require_read_committed();
+    perform recovery.require_isolation('read committed');
     if cardinality(user_ids) > 0 is not true
         or exists (select from unnest(user_ids) as id where coalesce(recovery.canonical_user_id(id), '') = '') then
         raise exception 'a user_id is empty, or none is given' using errcode = 'invalid_parameter_value';
@@ -108,8 +108,7 @@ begin
         -- a message may be about two persons
         (
             select count(*) from deleted_rejections
-            inner join about_persons
-                on deleted_rejections.message_id = about_persons.message_id and deleted_rejections.sent_at = about_persons.sent_at
+            inner join about_persons using (message_id, sent_at)
             where about_persons.person = persons.person
         ),
         -- the same in every row: of the whole call

@@ -10,7 +10,7 @@ declare
     dropped_messages bigint;
     counter text;
 begin
-    perform recovery.require_read_committed();
+    perform recovery.require_isolation('read committed');
     for partition in
         select
             pg_class.oid::regclass as relation,

@@ -16,7 +16,7 @@ declare
     versions jsonb;
     unexplained bigint;
 begin
-    perform recovery.require_read_committed();
+    perform recovery.require_isolation('read committed');
     -- the heaviest lock first: whoever has read through the masking views is waited for before anything is written
     lock table masking.keys in access exclusive mode;
     -- dbt's models take turns with this

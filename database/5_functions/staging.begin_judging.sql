@@ -14,10 +14,7 @@ declare
     );
     listed bigint;
 begin
-    if current_setting('transaction_isolation') != 'repeatable read' then
-        raise exception 'begin_judging runs in repeatable read transactions only; this one is %', current_setting('transaction_isolation')
-            using errcode = 'active_sql_transaction';
-    end if;
+    perform recovery.require_isolation('repeatable read');
     if domains_without_key is not null then
         raise exception 'no masking key for domain %; run python -m loader migrate', domains_without_key
             using errcode = 'no_data_found';
@@ -27,9 +24,7 @@ begin
     -- a bound on the key and no LIMIT, which would keep parallel workers from what is done with the rows
     perform set_config('staging.last_message_id', coalesce((
         select unjudged.message_id from staging.unjudged
-        where listed > max_messages
-        order by unjudged.message_id
-        offset max_messages - 1 limit 1
+        where listed > max_messages order by unjudged.message_id offset max_messages - 1 limit 1
     ), ''), true);
     -- a few messages are looked up by key; the planner, which does not count on run-time pruning, would read every partition for them
     if listed * 50 < (
