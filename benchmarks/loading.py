@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
 def _run(bench: Bench, command: list[str], messages: int, *, lands: bool, round_trip: float = ROUND_TRIP_SECONDS) -> Run:
     with bench.connect() as connection:
-        connection.execute("truncate staging.raw_logins")
+        connection.execute("truncate staging.raw_logins, staging.unjudged")
         connection.execute("checkpoint")  # the last run's, which would fall into this one
     with stubs.running() as stub:
         stub.control(round_trip=round_trip)

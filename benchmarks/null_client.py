@@ -1,4 +1,4 @@
-"""As little client as there can be: what the stub, this machine and asyncio allow. It signs, parses and lands nothing."""
+"""The smallest possible client: it signs, parses and lands nothing, and shows what the stub, this machine and asyncio allow."""
 
 import asyncio
 import functools
@@ -28,7 +28,7 @@ class Client(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio: begin."""
+        """Send the first request."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  # create_connection makes no other
         self.transport = transport
         self.next()
@@ -43,7 +43,7 @@ class Client(asyncio.Protocol):
             self.pool.idle.append(self)
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio: bytes came."""
+        """Collect the answer."""
         self.buffer += data
         end = self.buffer.find(b"\r\n\r\n")
         length = LENGTH.search(self.buffer)
@@ -91,7 +91,7 @@ async def main() -> None:
         for _ in range(receivers):
             await loop.create_connection(client, str(target.hostname), int(target.port or 80))
     await pool.done.wait()
-    # Long polling has held the last answers back for a second, so the last deletes have been answered too.
+    # Long polling delays the last answers by a second, so the last deletes have been answered too.
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ MESSAGES = 200_000
 MILLION = 1_000_000
 MEGABYTE = 1_000_000
 SAMPLE_SECONDS = 0.02
-STAGING = "select sum(pg_total_relation_size(inhrelid)) from pg_inherits where inhparent = 'staging.raw_logins'::regclass"
-MART = "select pg_total_relation_size('marts.user_logins')"
+PARTITIONS = "select sum(pg_total_relation_size(inhrelid)) from pg_inherits where inhparent = '{}'::regclass"
+STAGING = PARTITIONS.format("staging.raw_logins")
+MART = PARTITIONS.format("marts.user_logins")
 BODIES = "select avg(octet_length(body)) from staging.raw_logins"
 SESSIONS = "select count(*) from pg_stat_activity where datname = current_database() and usename = %s"
 
@@ -62,8 +63,7 @@ def sizing(bench: Bench) -> list[Result]:
                 "DBT_TARGET_PATH": directory,
                 "DBT_LOG_PATH": directory,
             }
-            connection.execute("drop table if exists marts.user_logins, marts.rejected_logins cascade")
-            connection.execute("truncate staging.raw_logins, staging.watermarks")
+            connection.execute("truncate staging.raw_logins, staging.unjudged, marts.user_logins, marts.rejected_logins")
             connection.execute("checkpoint")  # the first change of a page after it goes into the log as a whole
 
             stub.preload(MESSAGES)

@@ -44,18 +44,18 @@ class Behaviour:
 
     round_trip: float = 0.0
     visibility: int = 30
-    max_receives: int = 0  # more than so many, and a message goes to the dead-letter queue; 0: never
+    max_receives: int = 0  # after more receives, a message goes to the dead-letter queue; 0: never
     error_rate: float = 0.0  # HTTP 500 without having done anything
     throttle_rate: float = 0.0  # RequestThrottled
     over_limit_rate: float = 0.0  # OverLimit, for receives
     entry_failure_rate: float = 0.0  # InternalError for single entries of a delete
-    lose_answer_rate: float = 0.0  # a delete is done, and the connection closed instead of an answer
+    lose_answer_rate: float = 0.0  # the delete is done, and the connection closes without an answer
     duplicate_rate: float = 0.0  # a message is handed out twice in one reply, under two handles
     redeliver_rate: float = 0.0  # a message that was just handed out is visible again at once
-    corrupt_rate: float = 0.0  # a body is not what it was when its digest was taken
+    corrupt_rate: float = 0.0  # the body does not match its digest
     checks_time: bool = False  # refuse a signature whose time is not this machine's, within what AWS allows
     denied: list[str] = field(default_factory=list)  # actions that answer AccessDenied
-    hold: list[str] = field(default_factory=list)  # actions that are done, and never answered
+    hold: list[str] = field(default_factory=list)  # actions that are done and never answered
     chunked: bool = False  # answer in chunked encoding
     close_every: int = 0  # close the connection after every so many answers
 
@@ -279,13 +279,13 @@ class Session(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio: somebody came."""
+        """Remember the connection."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  # create_server makes no other
         self.transport = transport
         self.server.count("connections")
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio: bytes came; answer every whole request in them."""
+        """Answer every complete request in *data*."""
         self.buffer += data
         while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
             head = self.buffer[:end]
@@ -318,7 +318,7 @@ class Session(asyncio.Protocol):
             self.fail(400, "UnsupportedOperation", "unsupported")
 
     def refuses(self, action: str) -> bool:
-        """Fail the whole call, where that is due."""
+        """Fail the whole call, if a fault is due."""
         server, behaviour = self.server, self.server.behaviour
         if action in behaviour.denied:
             self.fail(403, "AccessDeniedException", f"denied {action}")
@@ -356,7 +356,7 @@ class Session(asyncio.Protocol):
         return True
 
     def receive(self, request: bytes) -> None:
-        """ReceiveMessage, held back until something comes or its time is over."""
+        """ReceiveMessage: answer when a message arrives or the wait time is over."""
         answer = self.server.take()
         wait = WAIT.search(request)
         if answer != b"{}" or not wait or wait[1] == b"0":
@@ -415,7 +415,7 @@ class Session(asyncio.Protocol):
             self.transport.close()
 
     def steer(self, head: bytes, request: bytes) -> None:
-        """The calls of whoever started this stub."""
+        """The calls that control this stub."""
         path = head.split(b" ", 2)[1].decode()
         server = self.server
         if path == "/control":
@@ -454,14 +454,14 @@ async def serve() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Stub:
-    """A running stub, steered over HTTP."""
+    """A running stub, controlled over HTTP."""
 
     port: int
     pid: int
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a loader use this stub."""
+        """The variables that make a loader use this stub."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
             "AWS_DEFAULT_REGION": "us-east-1",

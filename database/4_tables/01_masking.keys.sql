@@ -19,4 +19,3 @@ alter column outer_block set statistics 0;
 
 -- No policy: a SELECT granted by mistake finds no row. Row security does not apply to the owner.
 alter table masking.keys enable row level security;
-comment on table masking.keys is 'One row per domain: the HMAC key in use, as its two padded blocks.';

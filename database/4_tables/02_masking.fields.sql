@@ -21,4 +21,3 @@ create table masking.fields (
     check (domain is not null or fallback_domain is null),
     check (domain is null or column_name ~ '^masked_')
 );
-comment on table masking.fields is 'One row per column of marts.user_logins that is made of an event''s field: the masking policy.';

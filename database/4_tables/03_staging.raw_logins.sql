@@ -22,4 +22,3 @@ alter column attributes set statistics 0;
 -- A role that is subject to row security gets no row in an error's DETAIL, not that of a NOT NULL either.
 -- The policies are in 7_privileges.sql.
 alter table staging.raw_logins enable row level security;
-comment on table staging.raw_logins is 'One row per landed message, verbatim. Personal data in plain text lives here and nowhere else.';

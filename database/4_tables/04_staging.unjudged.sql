@@ -2,7 +2,8 @@
 -- dbt removes it in the transaction that writes the outcome. So a message leaves the list only together with its outcome.
 create table staging.unjudged (
     message_id text not null,
-    sent_at timestamptz not null,
+    -- dbt makes the partitions of each month that stands here
+    sent_at timestamptz not null check (sent_at >= '0001-01-01Z' and sent_at < '10000-01-01Z'),
     primary key (message_id, sent_at)
 );
 
@@ -11,4 +12,3 @@ alter table staging.unjudged set (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
     autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 10000
 );
-comment on table staging.unjudged is 'One row per landed message that has no outcome yet: the work list.';

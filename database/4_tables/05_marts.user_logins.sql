@@ -22,4 +22,3 @@ create table marts.user_logins (
 
 -- ANALYZE would copy user ids into pg_statistic, where they outlive the erasure of a person.
 alter table marts.user_logins alter column user_id set statistics 0;
-comment on table marts.user_logins is 'One row per accepted login message; ip and device_id are tokens.';

@@ -7,4 +7,3 @@ create table marts.rejected_logins (
     landed_at timestamptz not null,
     primary key (message_id, sent_at)
 ) partition by range (sent_at);
-comment on table marts.rejected_logins is 'One row per message that broke a rule, with its reasons and without its content.';

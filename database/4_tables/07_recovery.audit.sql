@@ -20,4 +20,3 @@ create table recovery.audit (
     -- SHA-256, see recovery.audit_seal()
     seal bytea not null check (length(seal) = 32)
 );
-comment on table recovery.audit is 'One row per act on personal data, append-only, chained by SHA-256; see recovery.verify_audit().';

@@ -20,4 +20,3 @@ create table recovery.reveals (
     opened_xid xid8,
     read_at timestamptz
 );
-comment on table recovery.reveals is 'One row per request to see the values behind tokens.';

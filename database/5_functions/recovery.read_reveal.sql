@@ -65,7 +65,6 @@ begin
             group by login_tokens.token, personal_values.field, personal_values.plain_value
 
         )
-
         select jsonb_agg(to_jsonb(spelled) order by spelled.token, spelled.plain_value) into found_values
         from spelled;
 
@@ -88,4 +87,3 @@ begin
     from jsonb_to_recordset(found_values) as revealed (token text, field text, plain_value text, messages bigint);
 end
 $$;
-comment on function recovery.read_reveal(uuid) is 'Step 4 of a reveal: the values behind the tokens, once, exactly as sent.';

@@ -24,17 +24,17 @@ fields as (
 logins as (
 
     select
-        masked.login_row,
+        masked.masked_login,
         staging.event(raw_logins.body) as login_event
 
     from raw_logins
 
     -- lateral with a limit: a look-up for each message of the day, and never a pass over the history
-    inner join lateral (
-        select to_jsonb(user_logins) as login_row from user_logins
+    cross join lateral (
+        select to_jsonb(user_logins) as masked_login from user_logins
         where user_logins.message_id = raw_logins.message_id and user_logins.sent_at = raw_logins.sent_at
         limit 1 -- noqa: AM09
-    ) as masked on true
+    ) as masked
 
     where raw_logins.sent_at > now() - interval '1 day'
 
@@ -48,9 +48,9 @@ changed as (
 
     from logins
 
-    inner join fields on fields.domain is null and logins.login_row ? fields.column_name
+    inner join fields on fields.domain is null and logins.masked_login ? fields.column_name
 
-    where (logins.login_row ->> fields.column_name) is distinct from (logins.login_event ->> fields.field)
+    where (logins.masked_login ->> fields.column_name) is distinct from (logins.login_event ->> fields.field)
 
 )
 

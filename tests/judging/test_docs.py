@@ -1,6 +1,8 @@
-"""`dbt docs generate` tells a newcomer what everything is."""
+"""The documentation says what is there: every object that dbt documents, and the masking policy in docs/masking.md."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,10 @@ from typing import Any
 import pytest
 
 from tests.judging.conftest import Warehouse
+from tests.support import ROOT, Database
 
+MASKING = ROOT / "docs" / "masking.md"
+POLICY = re.compile(r"(?<=^\| column \| field \| longest \|)(.*?\n\|[-|]+\|\n)((?:\|.*\n)*)", re.MULTILINE)
 # A field that is added is described where it is declared, in user_logins.yml.
 MODELS = ("model.user_logins.user_logins", "model.user_logins.stg_logins")
 DESCRIBED_IN = dict.fromkeys(
@@ -52,3 +57,17 @@ def test_everything_in_the_docs_is_described(documents: tuple[dict[str, Any], di
     ]
     assert undocumented == []
     assert len(catalog["nodes"]) >= 7
+
+
+def test_the_policy_in_the_docs_is_the_reviewed_one(database: Database) -> None:
+    rows = database.rows(
+        "select column_name, field, max_length, case when is_required then 'yes' else 'no' end,"
+        " domain, canonical_form, fallback_domain, reason"
+        ' from masking.fields order by column_name collate "C"'
+    )
+    policy = "".join("| " + " | ".join("" if cell is None else str(cell) for cell in row) + " |\n" for row in rows)
+    if os.environ.get("SNAPSHOT") == "write":
+        MASKING.write_text(POLICY.sub(lambda found: found[1] + policy, MASKING.read_text()))
+    found = POLICY.search(MASKING.read_text())
+    assert found
+    assert found[2] == policy, "make snapshot writes it anew"
