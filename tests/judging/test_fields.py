@@ -81,8 +81,8 @@ COLUMNS = {
         ),
     ),
     "dbt_project/models/marts/user_logins.sql": (
-        "        sent_at\n\n    from",
-        "        sent_at,\n        masked_email,\n        country\n\n    from",
+        "    sent_at\n\nfrom accepted",
+        "    sent_at,\n    masked_email,\n    country\n\nfrom accepted",
     ),
     "dbt_project/models/marts/user_logins.yml": (
         "\nunit_tests:",
