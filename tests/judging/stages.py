@@ -59,7 +59,7 @@ STAGES = {
     "taking rejections off the list": Stage(_row("delete", "staging.unjudged", REJECTED_ID), r"delete from staging\.unjudged"),
     "committing rejected_logins": Stage(_commit("rejected_logins", REJECTED_ID), "^COMMIT$"),
     "making a view": Stage(_definition("CREATE VIEW"), "create view"),
-    "dropping the view of before": Stage(_definition("DROP VIEW"), "drop view if exists"),
+    "dropping the view of before": Stage(_definition("DROP VIEW"), "drop %s if exists"),
 }
 
 

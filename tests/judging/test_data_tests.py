@@ -2,6 +2,7 @@
 
 import json
 
+import psycopg
 import pytest
 
 from tests.judging.conftest import GOOD, LOGIN, Warehouse
@@ -87,6 +88,7 @@ def failed(warehouse: Warehouse) -> set[str]:
 
 
 HISTORY = """
+    begin isolation level repeatable read;
     select staging.ensure_partitions(array[(now() at time zone 'UTC')::date - 10]);
     insert into staging.raw_logins (message_id, sent_at, body)
     select 'old' || number, now() - interval '10 days', '{{}}' from generate_series({first}, {last}) as number;
@@ -100,6 +102,7 @@ HISTORY = """
     select user_id, device_type, masked_ip, masked_device_id, app_version, create_date - 10, ip_is_valid, 'old' || number,
         now() - interval '10 days'
     from marts.user_logins, generate_series({first}, {last}) as number where message_id = 'm1' and number % 10 <> 1;
+    commit;
     analyze
 """
 
@@ -161,6 +164,7 @@ def test_old_messages_make_the_source_stale(warehouse: Warehouse) -> None:
 def blocks_read(warehouse: Warehouse, query: str) -> int:
     """How many blocks *query* reads, from memory or not."""
     with warehouse.database.connect("transformer", autocommit=False) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         (plans,) = connection.execute(f"explain (analyze, buffers, format json) {query}".encode()).fetchone() or ([],)
         connection.rollback()
     plan = plans[0]["Plan"]

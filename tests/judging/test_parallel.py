@@ -29,7 +29,6 @@ def test_landed_rows_are_judged_and_masked_by_parallel_workers_and_come_to_the_s
     assert "Workers Launched" not in outline
 
     by_workers, outline = judged(warehouse, 2)
-    print(outline)
     assert by_workers == alone
     # a plan's outline goes from the top down: the bodies are read below the workers
-    assert "Subquery Scan on formed" in outline.partition("Workers Launched: 2")[2], outline
+    assert "Subquery Scan on judged" in outline.partition("Workers Launched: 2")[2], outline
