@@ -43,7 +43,7 @@ begin
     ) as domains
     where domains.domain is not null and domains.domain not in (select keys.domain from masking.keys);
 
-    -- the parts of the views, each field's in order; an address is made canonical once for its token and its network's
+    -- an address is made canonical once, for its token and its network's
     select
         string_agg(format(
             case

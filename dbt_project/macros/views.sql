@@ -7,6 +7,10 @@
         create view {{ relation }} with (security_barrier) as (
             {{ sql }}
         );
+        {%- if not load_cached_relation(this) %}
+        -- there was none when this run began: another first run has made it since, and dbt will rename this one to its name
+        drop view if exists {{ this }};
+        {%- endif %}
     {%- else -%}
         {{ default__create_view_as(relation, sql) }}
     {%- endif -%}
