@@ -56,7 +56,10 @@ def test_migrate_takes_back_whatever_was_granted_by_hand(masked: Database, role:
         ("alter function masking.canonical_ip(text) owner to transformer", "+owner     function masking.canonical_ip(text): transformer"),
         ("alter view staging.logins owner to transformer", "+owner     relation staging.logins: transformer"),
         ("alter view staging.logins set (security_invoker)", "-security  staging.logins: row security off"),
-        ("grant execute on function masking.create_key(text, integer) to transformer", "+function  masking.create_key(text,integer): transformer"),
+        (
+            "grant execute on function masking.create_key(text, integer) to transformer",
+            "+function  masking.create_key(text,integer): transformer",
+        ),
         ("grant execute on function lo_create(oid) to public", "+function  pg_catalog.lo_create: EVERYBODY may execute"),
         ("alter view analytics.shared_ips reset (security_barrier)", "-security  analytics.shared_ips"),
         ("alter table masking.keys disable row level security", "-security  masking.keys"),

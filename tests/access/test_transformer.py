@@ -4,8 +4,6 @@ It reads staging and what the views mask of it, so it can tell whose token is wh
 role. It has no key, cannot have a value of its own choosing masked, and owns nothing that recovery or the loader work on.
 """
 
-import pytest
-
 from tests import canaries
 from tests.access.refusals import TRIGGER, Attack, assert_refused, attacks_as
 from tests.support import Database
@@ -94,7 +92,11 @@ def test_transformer_has_landed_values_masked_and_no_others(masked_for_all: Data
     Attack("changing a login", "update marts.user_logins set masked_ip = 'v1:'", OWNER),
     Attack("deleting a login", "delete from marts.user_logins", OWNER),
     Attack("writing past the partitioned table", "insert into {mart} select * from marts.user_logins limit 0", OWNER),
-    Attack("putting a view in the place of the one that masks", "create or replace view staging.logins as select * from staging.unjudged_logins", OWNER),
+    Attack(
+        "putting a view in the place of the one that masks",
+        "create or replace view staging.logins as select * from staging.unjudged_logins",
+        OWNER,
+    ),
     Attack("writing through a view", "create rule mine as on insert to staging.logins do instead nothing", OWNER),
     Attack("reading the person's token", "select recovery.person_token('u')", OWNER),
     Attack("purging by its own list", "select recovery.delete_messages(array['m'], array[now()])", OWNER),

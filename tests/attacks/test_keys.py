@@ -115,14 +115,12 @@ def test_control_a_view_that_selects_a_key_is_found(masked: Database) -> None:
 
 # Functions, operators, casts and types of the reader's, in front of PostgreSQL's own: what the views call was bound when they were made.
 TRAPS = (
-    "create function analytics.trap(text) returns text language plpgsql cost 0.0001 as "
-    "$$ begin insert into loot values (current_user || coalesce((select min(inner_block)::text from masking.keys), '')); return $1; end $$",
     "create function analytics.sha256(bytea) returns bytea language plpgsql as $$ begin raise notice 'trapped %', $1; return $1; end $$",
     "create function analytics.convert_to(text, name) returns bytea language plpgsql as $$ begin raise notice 'trapped'; return ''; end $$",
-    "create function analytics.joined(bytea, bytea) returns bytea language plpgsql as $$ begin raise notice 'trapped %', $1; return $1; end $$",
+    "create function analytics.joined(bytea, bytea) returns bytea language plpgsql as $$ begin raise notice '%', $1; return $1; end $$",
     "create operator analytics.|| (leftarg = bytea, rightarg = bytea, function = analytics.joined)",
-    "create function analytics.watched(text, text) returns boolean language plpgsql cost 0.0001 as "
-    "$$ begin raise notice 'trapped % %', $1, $2; return true; end $$",
+    """create function analytics.watched(text, text) returns boolean language plpgsql cost 0.0001 as
+    $$ begin raise notice 'trapped % %', $1, $2; return true; end $$""",
     "create operator analytics.~~~ (leftarg = text, rightarg = text, function = analytics.watched, restrict = eqsel)",
     "create domain pg_temp.jsonb as text",
     "create temp table keys (domain text, version integer, inner_block bytea, outer_block bytea, created_at timestamptz)",

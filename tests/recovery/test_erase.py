@@ -206,7 +206,9 @@ def test_erase_refuses_where_a_partition_is_detached_and_names_it(masked: Masked
         done = run_erase(masked, b"u-erased\n")
         assert (done.returncode, done.stdout) == (os.EX_SOFTWARE, b"")
         name = partition.partition(".")[2]
-        assert done.stderr.decode().startswith(f"{name} is detached, so erase cannot see all messages; attach it or drop it, then erase again")
+        assert done.stderr.decode().startswith(
+            f"{name} is detached, so erase cannot see all messages; attach it or drop it, then erase again"
+        )
         assert done.stderr.count(b"\n") == 1
         assert masked.rows("select from recovery.tombstones") == []
         # control: without it
@@ -357,7 +359,10 @@ def test_bytes_that_an_open_transaction_may_still_read_are_scrubbed_when_it_ends
 
 
 def test_scrubbing_writes_only_the_partitions_anew_that_rows_were_deleted_from(masked: Masked, story: dict[str, Message]) -> None:
-    files = "select inhrelid::regclass::text, pg_relation_filenode(inhrelid) from pg_inherits inner join pg_class on inhrelid = pg_class.oid where relkind = 'r'"
+    files = (
+        "select inhrelid::regclass::text, pg_relation_filenode(inhrelid) from pg_inherits "
+        "inner join pg_class on inhrelid = pg_class.oid where relkind = 'r'"
+    )
     before = dict(masked.rows(files))
     assert len(before) > 12
 

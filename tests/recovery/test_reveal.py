@@ -82,9 +82,11 @@ def test_a_reading_that_a_time_out_ends_is_not_used_up(masked: Masked) -> None:
     reveal_id = open_reveal(masked, token)
     with masked.connect("pii_requester") as requester:
         requester.execute("set statement_timeout = '1s'")
-        with masked.connect(autocommit=False) as holder, pytest.raises(errors.QueryCanceled):
+        with masked.connect(autocommit=False) as holder:
             holder.execute("lock table staging.raw_logins in access exclusive mode")
-            requester.execute("select * from recovery.read_reveal(%s)", (reveal_id,))
+            with pytest.raises(errors.QueryCanceled):
+                requester.execute("select * from recovery.read_reveal(%s)", (reveal_id,))
+            holder.rollback()
         rows = requester.execute("select token, plain_value from recovery.read_reveal(%s)", (reveal_id,)).fetchall()
     assert rows == [(token, "canary-device-old")]
 
@@ -95,7 +97,9 @@ def test_a_reading_searches_only_partitions_in_which_raw_messages_can_still_be(m
     with masked.connect() as admin:
         admin.execute("select staging.ensure_partition('marts.user_logins', '202001', '2020-01-01Z', '2020-02-01Z')")
     reveal_id = open_reveal(masked, token)
-    scans = "select coalesce(seq_scan, 0) + coalesce(idx_scan, 0) from pg_stat_all_tables where relid = 'marts.user_logins_202001'::regclass"
+    scans = (
+        "select coalesce(seq_scan, 0) + coalesce(idx_scan, 0) from pg_stat_all_tables where relid = 'marts.user_logins_202001'::regclass"
+    )
     with masked.connect("pii_requester") as requester:
         before = masked.value(scans)
         assert requester.execute("select token from recovery.read_reveal(%s)", (reveal_id,)).fetchall()
