@@ -3,7 +3,8 @@
 -- No key: a message that SQS delivers again may be listed twice, which does no harm, and an index would slow landing by a third.
 create table staging.unjudged (
     message_id text not null,
-    sent_at timestamptz not null
+    -- dbt makes the partition of each month that is listed
+    sent_at timestamptz not null check (sent_at >= '0001-01-01Z' and sent_at < '10000-01-01Z')
 );
 
 -- Rows come and go, so a scan soon reads mostly dead ones: vacuum after a fixed number instead of a share of the table.
