@@ -48,7 +48,7 @@ def _definition(tag: str) -> str:
 # Half of the rows are written when a run comes to one of these.
 MASKED_ID, REJECTED_ID = "good-250", "bad-25"
 STAGES = {
-    "making a month's partitions": Stage(_definition("CREATE TABLE"), r"staging\.begin_judging\(\)"),
+    "making a month's partitions": Stage(_definition("CREATE TABLE"), r"staging\.begin_judging\("),
     "masking the increment": Stage(_definition("CREATE TABLE AS"), "create temporary table"),
     "writing user_logins": Stage(_row("insert", "marts.user_logins", MASKED_ID), r'insert into "\w+"\."marts"\."user_logins"'),
     "taking logins off the list": Stage(_row("delete", "staging.unjudged", MASKED_ID), r"delete from staging\.unjudged"),
