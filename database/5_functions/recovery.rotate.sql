@@ -1,7 +1,6 @@
--- Changes the masking keys and every token whose value is still in a raw message, in one transaction: readers see all tokens of
--- before or all of after, and are not made to wait. Equal tokens stay equal, for each is changed by the pair of its old and new token.
--- A token whose value is in no raw message any more stays: without the old key it can no longer be linked to what arrives from now on.
--- The key of tombstones does not rotate: nothing is left of which they could be made anew.
+-- Changes the masking keys and every token whose value is still in a raw message, in one transaction: readers do not wait, and see all
+-- old tokens or all new ones. Equal tokens stay equal: each is changed by its pair of old and new token. A token whose value is in no
+-- raw message any more stays, and cannot be linked to later logins. The key of tombstones does not rotate: they cannot be remade.
 create or replace function recovery.rotate()
 returns table (changed_logins bigint, kept_logins bigint, changed_tokens bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp

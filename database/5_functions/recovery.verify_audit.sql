@@ -1,6 +1,5 @@
 -- Recomputes the chain. *first_broken* is the number of the first entry that is missing, changed or not sealed by the one before it;
--- null when all hold. With an anchor (a head noted outside earlier) it also finds what the chain alone cannot: that the
--- end was cut off, or that everything was written anew.
+-- null when all hold. With an anchor (an earlier head, noted outside) it also finds an end that was cut off, or a chain written anew.
 create or replace function recovery.verify_audit(anchor_entry bigint default null, anchor_seal text default null)
 returns table (entries bigint, first_broken bigint) language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
