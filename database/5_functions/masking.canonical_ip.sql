@@ -1,6 +1,6 @@
 -- One spelling per address: lower case, zeros compressed as RFC 5952 (section 4), an IPv4-mapped IPv6 address (RFC 4291, section
 -- 2.5.5.2) as IPv4. Null for what is no single address: a network, a port, a zone, a full stop behind it, or leading zeros in dotted
--- form, which some read as octal (RFC 6943, section 3.1.1). In plpgsql: in SQL the planner may try the cast, and its error prints the value.
+-- form, which some read as octal (RFC 6943, section 3.1.1). In plpgsql: in SQL the planner may try the cast, whose error prints the value.
 create or replace function masking.canonical_ip(value text)
 returns text language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp
 as $$
