@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from loader import pipeline
+from loader import held, pipeline
 from loader.errors import LoaderError, SqsError, TemporaryError
 from tests.unit.memory import Run
 
@@ -152,7 +152,9 @@ def test_a_drain_gives_sqs_up_that_fails_for_long(monkeypatch: pytest.MonkeyPatc
     asyncio.run(work())
 
 
-def test_twenty_failing_extensions_in_a_row_let_no_message_lapse() -> None:
+def test_twenty_failing_extensions_in_a_row_let_no_message_lapse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "backoff_seconds", held.backoff_seconds)
+
     async def work() -> None:
         run = Run(10)
         run.queue.visibility_seconds = 2
