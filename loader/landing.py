@@ -33,19 +33,24 @@ LAND = """
     insert into staging.unjudged (message_id, sent_at)
     select message_id, sent_at from pg_temp.incoming
     on conflict do nothing;
+    set local synchronous_commit = {durability};
 """
 # A transaction that wrote nothing does not wait for a synchronous standby, and those that landed its messages before may have been
 # cancelled while they waited.
 WAIT_FOR_STANDBY = "select pg_logical_emit_message(true, 'user-logins', '')"
 PARTITIONS = "select staging.ensure_partitions(%s::date[])"
-# What a server, database or role sets must not make a commit less durable than the delete that follows it, or hide a warning of that.
+# Whatever a server, database or role sets: a commit is at least as durable as the delete that follows it, and a warning of it is not
+# hidden. Outside of LAND nothing waits for a standby: a session that ends commits the removal of its temporary table.
 SESSION = """
+    with of_the_server as (select current_setting('synchronous_commit') as durability)
     select
-        set_config('synchronous_commit', case current_setting('synchronous_commit') when 'remote_apply' then 'remote_apply' else 'on' end, false),
+        case durability when 'remote_apply' then durability else 'on' end,
+        current_setting('fsync')::bool and current_setting('full_page_writes')::bool,
+        set_config('synchronous_commit', 'off', false),
         set_config('client_min_messages', 'warning', false),
         set_config('statement_timeout', %(ms)s, false),
-        set_config('idle_in_transaction_session_timeout', %(ms)s, false),
-        current_setting('fsync')::bool and current_setting('full_page_writes')::bool
+        set_config('idle_in_transaction_session_timeout', %(ms)s, false)
+    from of_the_server
 """
 PARTITION_ATTEMPTS = 3
 CANCEL_SECONDS = 1
@@ -64,6 +69,7 @@ class Landing:
         self._settings = settings
         self._connection: Connection | None = None
         self._warnings: list[str | None] = []
+        self._land = b""
         self.is_durable = True  # the server writes what is committed to its disk, and whole pages
 
     async def open(self) -> None:
@@ -131,8 +137,9 @@ class Landing:
             if (encoding := self._connection.info.parameter_status("server_encoding")) != "UTF8":
                 raise wrong_setting(f"database {self._connection.info.dbname} is in {encoding}, and messages are UTF-8; create it with encoding 'UTF8'")
             self._connection.add_notice_handler(self._notice)
+            ((durability, self.is_durable, *_),) = await self._within(self._execute(SESSION, {"ms": str(silence * 1000)}))
+            self._land = LAND.format(durability=durability).encode()
             await self._within(self._execute(INCOMING))
-            ((*_, self.is_durable),) = await self._within(self._execute(SESSION, {"ms": str(silence * 1000)}))
             await self._within(self._insert([]))  # is refused now if it would be refused later
         except BaseException:
             await self.close()
@@ -156,7 +163,7 @@ class Landing:
                     copy.set_types(("text", "timestamptz", "text", "text"))
                     for row in rows:
                         await copy.write_row(row)
-            await cursor.execute(LAND)
+            await cursor.execute(self._land)
             landed = cursor.rowcount
             if rows and not landed:
                 await cursor.execute(WAIT_FOR_STANDBY)
