@@ -200,9 +200,7 @@ class Server:
         stored = self.stored
         handles = HANDLE.findall(request)
         if not handles:
-            return (
-                b'{"Failed":[{"Id":"0","Code":"ReceiptHandleIsInvalid","SenderFault":true,"Message":"The receipt handle is invalid."}]}'
-            )
+            return b'{"Failed":[{"Id":"0","Code":"ReceiptHandleIsInvalid","SenderFault":true,"Message":"The receipt handle is invalid."}]}'
         failed: list[str] = []
         done: list[str] = []
         for index, (number_text, receive_text) in enumerate(handles):

@@ -135,7 +135,9 @@ class Landing:
         )
         try:
             if (encoding := self._connection.info.parameter_status("server_encoding")) != "UTF8":
-                raise wrong_setting(f"database {self._connection.info.dbname} is in {encoding}, and messages are UTF-8; create it with encoding 'UTF8'")
+                raise wrong_setting(
+                    f"database {self._connection.info.dbname} is in {encoding}, and messages are UTF-8; create it with encoding 'UTF8'"
+                )
             self._connection.add_notice_handler(self._notice)
             ((durability, self.is_durable, *_),) = await self._within(self._execute(SESSION, {"ms": str(silence * 1000)}))
             self._land = LAND.format(durability=durability).encode()

@@ -38,7 +38,9 @@ def token_for(user: str) -> str:
             f"PGSSLMODE is {settings.pgsslmode}, and an RDS token is sent to a verified server alone; set it to verify-full"
         )
     if not settings.pghost or "," in settings.pghost:
-        raise wrong_setting(f"PGHOST is {settings.pghost or 'not set'}, and an RDS token is for one host; set it to the endpoint that RDS gives")
+        raise wrong_setting(
+            f"PGHOST is {settings.pghost or 'not set'}, and an RDS token is for one host; set it to the endpoint that RDS gives"
+        )
     if "," in port:
         raise wrong_setting(f"PGPORT is {port}, and an RDS token is for one host; set it to the port of PGHOST")
     try:
@@ -50,7 +52,9 @@ def token_for(user: str) -> str:
             "AWS credentials: none found to sign an RDS token; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role"
         ) from None
     except (PartialCredentialsError, ProfileNotFound, OSError, ValueError) as error:
-        raise wrong_setting(f"AWS configuration: {first_line(error)}; correct it, for an RDS token is signed with its credentials") from None
+        raise wrong_setting(
+            f"AWS configuration: {first_line(error)}; correct it, for an RDS token is signed with its credentials"
+        ) from None
     except (BotoCoreError, ClientError) as error:
         # Its words are whatever a program or a server said, so it is only named.
         refusal = error.response["Error"]["Code"] if isinstance(error, ClientError) else None

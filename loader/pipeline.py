@@ -373,7 +373,9 @@ class Pipeline:
         if (not self._has_received or what == "delete") and (fatal := sqs.fatal(error, self._queue.url)):
             raise fatal
         if what in self._outages and self._outages[what].failed(self._now()) > OUTAGE_SECONDS and self._until_empty:
-            raise unavailable(f"queue {self._queue.url}: {what} failed for {OUTAGE_SECONDS} s ({error}); run python -m loader drain again later")
+            raise unavailable(
+                f"queue {self._queue.url}: {what} failed for {OUTAGE_SECONDS} s ({error}); run python -m loader drain again later"
+            )
         self._report.trouble(f"{what} failed, trying again", str(error))
 
     async def _finish(self, receivers: Tasks, lander: asyncio.Task[None], deleters: Tasks) -> None:

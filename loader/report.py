@@ -42,7 +42,9 @@ class Report:
             sys.stdout.write(f"\r\x1b[K{done:,} landed, {rate:,.0f}/s, {left} left on the queue")
             sys.stdout.flush()
         else:
-            self._log("batch landed", landed=landed, duplicates=duplicates, commit_seconds=round(seconds, 4), in_flight=tally.messages_in_flight)
+            self._log(
+                "batch landed", landed=landed, duplicates=duplicates, commit_seconds=round(seconds, 4), in_flight=tally.messages_in_flight
+            )
 
     def trouble(self, event: str, reason: str) -> None:
         """Something failed; *reason* is one line."""
@@ -50,7 +52,12 @@ class Report:
 
     def summary(self, tally: Tally) -> None:
         """The run is over."""
-        seconds, landed, duplicates, deleted = time.monotonic() - self._started, tally.messages_landed, tally.messages_duplicate, tally.messages_deleted
+        seconds, landed, duplicates, deleted = (
+            time.monotonic() - self._started,
+            tally.messages_landed,
+            tally.messages_duplicate,
+            tally.messages_deleted,
+        )
         rest = {
             "given back to the queue": tally.messages_released,
             "not deleted in time, so they come again": tally.message_handles_expired,

@@ -133,11 +133,15 @@ class Trial:
     def hold_at(self, moment: "Moment", batch: int = 1) -> None:
         """Have the connection to PostgreSQL stand still at *moment* of the *batch*-th batch from now on."""
         seen = 0
+        copied = False  # an empty batch is committed too, to see whether it can be
 
         def is_it(direction: Direction, kind: bytes, content: bytes) -> bool:
-            nonlocal seen
-            seen += moment(direction, kind, content)
-            return seen == batch and moment(direction, kind, content)
+            nonlocal seen, copied
+            copied = copied or mid_copy(direction, kind, content)
+            is_moment = moment(direction, kind, content) and (copied or moment is before_copy)
+            copied = copied and not after_commit(direction, kind, content)
+            seen += is_moment
+            return seen == batch and is_moment
 
         self.to_postgres.hold_at(is_it)
 

@@ -324,7 +324,9 @@ def test_no_answer_is_unreachable_and_a_late_one_is_not_taken_for_the_next(monke
 # ── who to ask, and as whom ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("variables", [{"HTTP_PROXY": "http://127.0.0.1:9"}, {"LOADER_SQS_CLIENT": "boto3"}], ids=["a proxy", "the setting"])
+@pytest.mark.parametrize(
+    "variables", [{"HTTP_PROXY": "http://127.0.0.1:9"}, {"LOADER_SQS_CLIENT": "boto3"}], ids=["a proxy", "the setting"]
+)
 def test_boto3_makes_the_calls_where_it_must_or_shall(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     for name, value in ({"NO_PROXY": "", "no_proxy": ""} | variables).items():
         monkeypatch.setenv(name, value)

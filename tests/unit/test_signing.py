@@ -34,7 +34,9 @@ def headers_of(request: bytes) -> tuple[str, dict[str, str], bytes]:
 
 def assert_signed_as_botocore_does(url: str, token: str | None, body: bytes, now: dt.datetime) -> None:
     endpoint = Endpoint.parse(url, "eu-central-1")
-    request_line, headers, sent = headers_of(signed(endpoint, ReadOnlyCredentials("AKIDEXAMPLE", "secret/+=", token), "ReceiveMessage", body, now))
+    request_line, headers, sent = headers_of(
+        signed(endpoint, ReadOnlyCredentials("AKIDEXAMPLE", "secret/+=", token), "ReceiveMessage", body, now)
+    )
     wanted = {"content-type": "application/x-amz-json-1.0", "x-amz-target": "AmazonSQS.ReceiveMessage"}
     expected = AWSRequest("POST", url, headers=wanted, data=body)
     with mock.patch.object(botocore.auth, "get_current_datetime", lambda: now):
@@ -60,5 +62,7 @@ def test_any_body_at_any_time_is_signed_as_botocore_signs_it(body: bytes, at: dt
 
 def test_control_a_signature_of_another_second_is_another() -> None:
     endpoint, credentials = Endpoint.parse("http://127.0.0.1:4566/", "eu-central-1"), ReadOnlyCredentials("AKIDEXAMPLE", "secret", None)
-    first, second = (headers_of(signed(endpoint, credentials, "ReceiveMessage", b"{}", NOW + dt.timedelta(seconds=each)))[1] for each in (0, 1))
+    first, second = (
+        headers_of(signed(endpoint, credentials, "ReceiveMessage", b"{}", NOW + dt.timedelta(seconds=each)))[1] for each in (0, 1)
+    )
     assert first["authorization"] != second["authorization"]
