@@ -4,13 +4,11 @@ Each round runs, one after the other, the loader, the loader without landing, a 
 plain boto3 loop that one would write first. Bounds are ratios between them, so that they hold on any machine.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from benchmarks import stub as stubs
 from benchmarks.harness import Bench, NotCountedError, Result, Usage, measure, run
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROUND_TRIP_SECONDS = 0.025
 RECEIVERS = (5, 10, 20, 40)

@@ -224,8 +224,11 @@ class Pipeline:
         deadline = self._now() + (self._settings.loader_batch_seconds if batch else IDLE_COMMIT_SECONDS)
         with contextlib.suppress(TimeoutError):
             while len(batch) < size and not (self._stopping and self._received.empty()):
-                async with asyncio.timeout_at(deadline):
-                    arrived = await self._received.get()
+                if self._received.empty():
+                    async with asyncio.timeout_at(deadline):
+                        arrived = await self._received.get()
+                else:
+                    arrived = self._received.get_nowait()
                 if arrived and not batch:
                     deadline = self._now() + self._settings.loader_batch_seconds
                 batch += arrived

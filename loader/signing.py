@@ -18,6 +18,7 @@ class Endpoint(NamedTuple):
     port: int
     host: str
     path: str
+    signed_path: str
     region: str
 
     @classmethod
@@ -27,18 +28,18 @@ class Endpoint(NamedTuple):
         default = 443 if parts.scheme == "https" else 80
         hostname, port = parts.hostname or "", parts.port or default
         bracketed = f"[{hostname}]" if ":" in hostname else hostname
-        return cls(hostname, port, bracketed if port == default else f"{bracketed}:{port}", parts.path or "/", region)
+        host, path = bracketed if port == default else f"{bracketed}:{port}", parts.path or "/"
+        return cls(hostname, port, host, path, urllib.parse.quote(normalize_url_path(path), safe="/~"), region)
 
 
 def signed(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, body: bytes, now: dt.datetime) -> bytes:
     """The whole HTTP request for *action* of SQS, signed as of *now* (UTC)."""
-    stamp = f"{now:%Y%m%dT%H%M%SZ}"
+    stamp = now.strftime("%Y%m%dT%H%M%SZ")
     scope = f"{stamp[:8]}/{endpoint.region}/sqs/aws4_request"
     token, token_name = (f"x-amz-security-token:{credentials.token}\n", "x-amz-security-token;") if credentials.token else ("", "")
     names = f"content-type;host;x-amz-date;{token_name}x-amz-target"
     headers = f"content-type:application/x-amz-json-1.0\nhost:{endpoint.host}\nx-amz-date:{stamp}\n{token}x-amz-target:AmazonSQS.{action}\n"
-    path = urllib.parse.quote(normalize_url_path(endpoint.path), safe="/~")
-    canonical = f"POST\n{path}\n\n{headers}\n{names}\n{hashlib.sha256(body).hexdigest()}"
+    canonical = f"POST\n{endpoint.signed_path}\n\n{headers}\n{names}\n{hashlib.sha256(body).hexdigest()}"
     to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     signature = hmac.digest(_signing_key(credentials.secret_key, scope), to_sign.encode(), "sha256").hex()
     head = (

@@ -190,22 +190,23 @@ def _read(found: Any) -> Message | str:
     """The message that SQS describes as *found*, or why it is damaged; its id alone may be told."""
     try:
         message_id, body, attributes = found["MessageId"], found["Body"], found["Attributes"]
-        sent_ms, receives = int(attributes.pop("SentTimestamp")), int(attributes.get("ApproximateReceiveCount", 1))
+        sent_ms, receives = int(attributes.pop("SentTimestamp")), int(attributes.pop("ApproximateReceiveCount", 1))
         digest = found.get("MD5OfBody")
         if digest and digest != hashlib.md5(body.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest():
             return f"message {message_id}: its body does not match MD5OfBody"
         if not (message_id.isascii() and message_id.isprintable() and 0 <= sent_ms < LATEST_SENT_MS):
             return "a message whose MessageId or SentTimestamp cannot be"
-        attributes["ApproximateReceiveCount"] = receives
+        pairs = [f'"ApproximateReceiveCount": {receives}', *(f"{_TEXT(name)}: {_TEXT(value)}" for name, value in attributes.items())]
         if found.get("MessageAttributes"):
-            attributes["MessageAttributes"] = found["MessageAttributes"]
-        return Message(message_id, sent_ms, body, _ENCODE(attributes), str(found["ReceiptHandle"]), receives)
+            pairs.append(f'"MessageAttributes": {_JSON(found["MessageAttributes"])}')
+        return Message(message_id, sent_ms, body, f"{{{', '.join(pairs)}}}", str(found["ReceiptHandle"]), receives)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         return f"a message that SQS describes without what every message has ({type(error).__name__})"
 
 
+_TEXT = json.encoder.encode_basestring
 # boto3 gives a binary attribute as bytes, the API as base64.
-_ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=lambda value: base64.b64encode(value).decode()).encode
+_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=lambda value: base64.b64encode(value).decode()).encode
 
 
 def _failures(answer: Mapping[str, Any], handles: Sequence[str]) -> Failures:
