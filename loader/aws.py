@@ -1,4 +1,4 @@
-"""What boto3 is asked for: credentials, region, endpoint and certificates, and all calls to SQS where the loader's own client does not do."""
+"""What boto3 is asked for: credentials, region, endpoint, certificates, and the calls to SQS where the loader's own client would not do."""
 
 import asyncio
 import re
@@ -115,7 +115,7 @@ class Identity:
             if found != self._credentials:  # the same object while they are the same: requests are kept by it
                 self._credentials = found
             self._valid_until = now + CREDENTIALS_CHECK_SECONDS
-        return self._credentials  # type: ignore[return-value]  # set just above
+        return self._credentials
 
     def expired(self) -> None:
         """SQS calls them expired: look for new ones, in files too."""

@@ -54,8 +54,8 @@ SESSION = """
 """
 PARTITION_ATTEMPTS = 3
 CANCEL_SECONDS = 1
-# Classes of SQLSTATE that pass: connection, transaction state (25006: the old primary, during a failover), rollback, resources, prerequisite
-# state, intervention of an operator, system. The transaction is done again from its start.
+# Classes of SQLSTATE that pass: connection, transaction state (25006: the old primary, during a failover), rollback, resources,
+# prerequisite state, intervention of an operator, system, internal. The transaction is done again from its start.
 PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
 NOT_MIGRATED = {"42P01", "42703", "42883", "3F000"}  # no such table, column, function, schema
 NOT_ALLOWED = "42501"
@@ -135,7 +135,7 @@ class Landing:
         )
         try:
             if (encoding := self._connection.info.parameter_status("server_encoding")) != "UTF8":
-                raise wrong_setting(
+                raise wrong_setting(  # noqa: TRY301  # the connection is closed below, as for every failure
                     f"database {self._connection.info.dbname} is in {encoding}, and messages are UTF-8; create it with encoding 'UTF8'"
                 )
             self._connection.add_notice_handler(self._notice)

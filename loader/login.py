@@ -8,6 +8,7 @@ import boto3
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, PartialCredentialsError, ProfileNotFound
 
+from loader.aws import error_code
 from loader.errors import LoaderError, first_line, refused, unavailable, wrong_setting
 from loader.settings import TokenSettings, read
 
@@ -57,11 +58,11 @@ def token_for(user: str) -> str:
         ) from None
     except (BotoCoreError, ClientError) as error:
         # Its words are whatever a program or a server said, so it is only named.
-        refusal = error.response["Error"]["Code"] if isinstance(error, ClientError) else None
+        code = error_code(error)
         raise NoCredentialsNowError(
-            f"AWS gives no credentials to sign an RDS token ({refusal or type(error).__name__}); "
+            f"AWS gives no credentials to sign an RDS token ({code or type(error).__name__}); "
             "check the role or the profile of this machine, and its way to AWS",
-            os.EX_NOPERM if refusal else os.EX_UNAVAILABLE,
+            os.EX_NOPERM if code else os.EX_UNAVAILABLE,
         ) from None
     return token
 

@@ -1,4 +1,4 @@
-"""Four parts that hand messages on through queues, side by side:
+"""Four parts side by side, which hand messages on through queues.
 
     SQS ──► receive ──► received ──► land ──► committed ──► delete ──► SQS
                └──────── leases, extended by keep_leases ─────┘

@@ -22,8 +22,8 @@ LATEST_SENT_MS = 32_503_680_000_000  # the year 3000
 
 UNKNOWN_QUEUE_CODES = frozenset({"QueueDoesNotExist", "InvalidAddress"})
 REFUSED_CODES = frozenset(
-    "AccessDenied IncompleteSignature InvalidClientTokenId InvalidSecurity InvalidSignatureException KmsAccessDenied "
-    "MissingAuthenticationToken NotAuthorized OptInRequired SignatureDoesNotMatch UnrecognizedClientException".split()
+    ["AccessDenied", "IncompleteSignature", "InvalidClientTokenId", "InvalidSecurity", "InvalidSignatureException", "KmsAccessDenied"]
+    + ["MissingAuthenticationToken", "NotAuthorized", "OptInRequired", "SignatureDoesNotMatch", "UnrecognizedClientException"]
 )
 UNSUPPORTED_CODES = frozenset({"UnsupportedOperation", "InvalidAction", "UnknownOperationException"})
 # What SQS says of a single message whose receipt handle no longer counts.
@@ -94,7 +94,7 @@ class Queue:
             try:
                 return await self._call(action, **parameters)
             except SqsError as error:
-                if error.code in {"Unreachable", "NoCredentials"} or fatal(error, self.url) and error.code != "InvalidAnswer":
+                if error.code in {"Unreachable", "NoCredentials"} | UNKNOWN_QUEUE_CODES | REFUSED_CODES | UNSUPPORTED_CODES:
                     raise
                 await asyncio.sleep(backoff_seconds(failures))
         return await self._call(action, **parameters)

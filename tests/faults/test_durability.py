@@ -72,7 +72,7 @@ def queue() -> Iterator[Stub]:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a folder with its owners."""
-    subprocess.run(["cp", "--archive", str(source), str(target)], check=True)
+    subprocess.run(["/bin/cp", "--archive", str(source), str(target)], check=True)
 
 
 @contextlib.contextmanager
@@ -132,7 +132,9 @@ SETS_OFF = {
 }
 
 
-def lost_with(database: Database, queue: Stub, files: Path, loss: str, without: str, set_off_by: str) -> int:
+def lost_with(  # noqa: PLR0913, PLR0917  # what a trial is made of
+    database: Database, queue: Stub, files: Path, loss: str, without: str, set_off_by: str
+) -> int:
     with database.server.connect() as connection:
         connection.execute(SETS_OFF[set_off_by].encode())
         connection.execute("select pg_reload_conf()")
@@ -172,8 +174,10 @@ def standby_of(database: Database, replication: proxy.Proxy) -> Iterator[Databas
     processes.own_by_unprivileged(standby.directory)
     backup = Path(primary.command[-5]).with_name("pg_basebackup")
     subprocess.run(
-        [*processes.unprivileged_prefix(), str(backup), "-D", str(standby.data), "-h", "127.0.0.1", "-p", str(replication.port)]
-        + ["-U", primary.user, "-R", "--checkpoint=fast"],
+        [
+            *(*processes.unprivileged_prefix(), str(backup), "-D", str(standby.data), "-h", "127.0.0.1", "-p", str(replication.port)),
+            *("-U", primary.user, "-R", "--checkpoint=fast"),
+        ],
         env={"PGPASSWORD": primary.password, "LC_ALL": "C"},
         check=True,
         capture_output=True,

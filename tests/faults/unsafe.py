@@ -29,7 +29,7 @@ def without(what: str) -> Iterator[None]:
         if "the wait" in what:
             stack.enter_context(mock.patch.object(landing, "WAIT_FOR_STANDBY", "select 1"))
         if what == "the warning of a commit":
-            stack.enter_context(mock.patch.object(landing.Landing, "_notice", lambda *_: None))
+            stack.enter_context(mock.patch.object(landing.Landing, "_notice"))
         yield
 
 

@@ -234,7 +234,9 @@ def test_a_fifo_queue_is_drained_and_the_order_within_a_group_is_kept(sqs: Emula
 
 
 def test_a_pointer_to_a_large_message_lands_like_any_body(database: Database, queue: Queue, environment: Environment) -> None:
-    pointer = '["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":"bucket","s3Key":"00000000-0000-4000-8000-000000000000"}]'
+    pointer = (
+        '["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":"bucket","s3Key":"00000000-0000-4000-8000-000000000000"}]'
+    )
     queue.send(pointer)
     drain(environment)
     assert database.rows("select body from staging.raw_logins") == [(pointer,)]

@@ -258,3 +258,17 @@ def test_a_taken_http_port(environment: Environment) -> None:
 
 def test_an_unknown_command_is_a_usage_error(no_servers: Environment) -> None:
     assert run(["python", "-m", "loader", "fly"], no_servers).returncode == 2
+
+
+def test_a_database_in_another_encoding_than_the_messages(environment: Environment, database: Database, queue: Queue) -> None:
+    queue.send("日本")
+    name = f"{database.name}_latin1"
+    with database.server.connect() as connection:
+        connection.execute(f"create database {name} encoding 'LATIN1' locale_provider libc locale 'C' template template0".encode())
+        try:
+            code, line = refuse(environment | {"PGDATABASE": name})
+        finally:
+            connection.execute(f"drop database {name} with (force)".encode())
+    assert code == os.EX_CONFIG
+    assert "LATIN1" in line
+    assert queue.depth() == 1

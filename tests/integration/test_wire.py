@@ -186,7 +186,7 @@ def scripted(answer: Callable[[int, socket.socket], None], family: socket.Addres
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def calls(caller: Caller, count: int, between: Callable[[], None] = lambda: None) -> list[dict[str, Any] | SqsError]:
+def calls(caller: Caller, count: int, between: Callable[[], object] = lambda: None) -> list[dict[str, Any] | SqsError]:
     """So many calls, one after the other, over the same connections; errors too."""
 
     async def work() -> list[dict[str, Any] | SqsError]:
@@ -215,7 +215,7 @@ def test_a_408_in_the_buffer_of_an_idle_connection_answers_nothing(monkeypatch: 
 
     with scripted(answer) as port:
         # the loop does not turn between the calls, so what was sent lies in the buffer
-        assert calls(calling(monkeypatch, f"http://127.0.0.1:{port}"), 2, lambda: sent.wait(5) and None) == [ANSWER, ANSWER]
+        assert calls(calling(monkeypatch, f"http://127.0.0.1:{port}"), 2, lambda: sent.wait(5)) == [ANSWER, ANSWER]
 
 
 def test_a_408_that_crosses_a_request_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

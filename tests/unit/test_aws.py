@@ -167,7 +167,7 @@ def test_keys_in_a_file_that_have_expired_are_read_again(monkeypatch: pytest.Mon
         for key in ("OLD", "NEW"):
             file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = made-up\n")
             identity.expired()
-            seen.append((await identity.credentials()).access_key)
+            seen.append(str((await identity.credentials()).access_key))
         return seen
 
     assert asyncio.run(work()) == ["OLD", "NEW"]

@@ -39,7 +39,7 @@ def assert_signed_as_botocore_does(url: str, token: str | None, body: bytes, now
     )
     wanted = {"content-type": "application/x-amz-json-1.0", "x-amz-target": "AmazonSQS.ReceiveMessage"}
     expected = AWSRequest("POST", url, headers=wanted, data=body)
-    with mock.patch.object(botocore.auth, "get_current_datetime", lambda: now):
+    with mock.patch.object(botocore.auth, "get_current_datetime", return_value=now):
         SigV4Auth(Credentials("AKIDEXAMPLE", "secret/+=", token), "sqs", "eu-central-1").add_auth(expected)
     assert headers.pop("host") == ENDPOINTS[url]
     assert headers.pop("content-length") == str(len(body))
