@@ -1,4 +1,4 @@
-"""What every measure needs: a durable PostgreSQL, processes whose use of the machine is counted, and one table."""
+"""For every measure: a durable PostgreSQL, processes whose CPU and memory are counted, and one table."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ RUN_TIMEOUT_SECONDS = 600
 
 
 class NotCountedError(Exception):
-    """A run whose messages did not all arrive; its figures say nothing."""
+    """Not all messages of a run arrived, so its figures mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process used: CPU of user and system in seconds, and its largest resident size in bytes."""
+    """A process's CPU time (user and system, seconds) and peak resident size (bytes)."""
 
     cpu_seconds: float
     peak_bytes: int
@@ -61,7 +61,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What a measure is handed."""
+    """The arguments of a measure."""
 
     runs: int
     server: Postgres
@@ -74,7 +74,7 @@ class Bench:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables for a process that works on this database, with nothing of this shell's own servers."""
+        """The environment of a process that uses this database, without variables of this shell's servers."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "LOADER_", "SQS_", "DBT_"))}
         return kept | {
             "PGHOST": "127.0.0.1",
@@ -114,7 +114,7 @@ def run(command: list[str], environment: Mapping[str, str]) -> Usage:
 
 @contextlib.contextmanager
 def bench(runs: int) -> Iterator[Bench]:
-    """A PostgreSQL of its own, durable as in production (fsync on), with `database/` applied."""
+    """A new PostgreSQL with fsync on, as in production, and `database/` applied."""
     roles = ("loader", "transformer", "analyst", "pii_requester", "pii_approver", "privacy_officer")
     passwords = {role: secrets.token_urlsafe() for role in roles}
     with tempfile.TemporaryDirectory(prefix="user-logins-bench-") as directory:
@@ -136,7 +136,7 @@ def bench(runs: int) -> Iterator[Bench]:
 def print_table(results: list[Result], console: Console) -> None:
     """One table of all results."""
     table = Table()
-    table.add_column("measure", overflow="fold")  # the figures stay whole, however narrow the terminal
+    table.add_column("measure", overflow="fold")  # so that a narrow terminal does not cut the figures
     for heading in ("median", "lowest", "highest", "bound", "ceiling", ""):
         table.add_column(heading, no_wrap=True)
     for result in results:

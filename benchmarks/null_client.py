@@ -40,7 +40,7 @@ class Client(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio: begin."""
+        """Send the first request."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  # create_connection makes no other
         self.transport = transport
         self.next()
@@ -55,7 +55,7 @@ class Client(asyncio.Protocol):
             self.pool.idle.append(self)
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio: bytes came."""
+        """Collect the answer."""
         self.buffer += data
         end = self.buffer.find(b"\r\n\r\n")
         length = LENGTH.search(self.buffer)
@@ -103,7 +103,7 @@ async def main() -> None:
         for _ in range(receivers):
             await loop.create_connection(client, str(target.hostname), int(target.port or 80))
     await pool.done.wait()
-    # Long polling has held the last answers back for a second, so the last deletes have been answered too.
+    # Long polling delays the last answers by a second, so the last deletes have been answered too.
 
 
 if __name__ == "__main__":

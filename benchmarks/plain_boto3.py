@@ -1,4 +1,4 @@
-"""The loop one would write first: receive ten, delete ten, in as many threads as there are receivers."""
+"""The obvious loop: receive ten, delete ten, in one thread per receiver."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -136,7 +136,7 @@ def scaling(bench: Bench) -> list[Result]:
     ratios = []
     for _ in range(bench.runs):
         with bench.connect() as connection, stubs.running() as queue, tempfile.TemporaryDirectory() as directory:
-            connection.execute("truncate staging.raw_logins")
+            connection.execute("truncate staging.raw_logins, staging.unjudged")
             scaled = simulate(bench.environment | queue.environment, queue, Path(directory) / "log")
             row = connection.execute("select count(distinct message_id) from staging.raw_logins").fetchone()
         if row != (scaled.sent,):

@@ -14,8 +14,9 @@ MESSAGES = 200_000
 MILLION = 1_000_000
 MEGABYTE = 1_000_000
 SAMPLE_SECONDS = 0.02
-STAGING = "select sum(pg_total_relation_size(inhrelid)) from pg_inherits where inhparent = 'staging.raw_logins'::regclass"
-MART = "select pg_total_relation_size('marts.user_logins')"
+PARTITIONS = "select sum(pg_total_relation_size(inhrelid)) from pg_inherits where inhparent = '{}'::regclass"
+STAGING = PARTITIONS.format("staging.raw_logins")
+MART = PARTITIONS.format("marts.user_logins")
 BODIES = "select avg(octet_length(body)) from staging.raw_logins"
 SESSIONS = "select count(*) from pg_stat_activity where datname = current_database() and usename = %s"
 

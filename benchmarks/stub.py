@@ -50,10 +50,10 @@ class Behaviour:
     throttle_rate: float = 0.0  # RequestThrottled
     over_limit_rate: float = 0.0  # OverLimit, for receives
     entry_failure_rate: float = 0.0  # InternalError for single entries of a delete
-    lose_answer_rate: float = 0.0  # a delete is done, and the connection closed instead of an answer
+    lose_answer_rate: float = 0.0  # the delete is done, and the connection closes without an answer
     duplicate_rate: float = 0.0  # a message is handed out twice in one reply, under two handles
     redeliver_rate: float = 0.0  # a message that was just handed out is visible again at once
-    corrupt_rate: float = 0.0  # a body is not what it was when its digest was taken
+    corrupt_rate: float = 0.0  # the body does not match its digest
     checks_time: bool = False  # refuse a signature whose time is not this machine's, within what AWS allows
     fail_next: dict[str, int] = field(default_factory=dict)  # so many next calls of an action: InternalError
     denied: list[str] = field(default_factory=list)  # actions that are refused
@@ -290,13 +290,13 @@ class Session(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio: somebody came."""
+        """Remember the connection."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  # create_server makes no other
         self.transport = transport
         self.server.count("connections")
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio: bytes came; answer every whole request in them."""
+        """Answer every complete request in *data*."""
         self.buffer += data
         while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
             head = self.buffer[:end]
@@ -329,7 +329,7 @@ class Session(asyncio.Protocol):
             self.fail(400, "UnsupportedOperation", "unsupported")
 
     def refuses(self, action: str) -> bool:
-        """Fail the whole call, where that is due."""
+        """Fail the whole call, if a fault is due."""
         server, behaviour = self.server, self.server.behaviour
         if action in behaviour.denied:
             self.fail(403, behaviour.denied_code, f"denied {action}")
@@ -439,7 +439,7 @@ class Session(asyncio.Protocol):
             self.transport.close()
 
     def steer(self, head: bytes, request: bytes) -> None:
-        """The calls of whoever started this stub."""
+        """The calls that control this stub."""
         path = head.split(b" ", 2)[1].decode()
         server = self.server
         if path == "/control":
@@ -480,14 +480,14 @@ async def serve() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Stub:
-    """A running stub, steered over HTTP."""
+    """A running stub, controlled over HTTP."""
 
     port: int
     pid: int
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a loader use this stub."""
+        """The variables that make a loader use this stub."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
             "AWS_DEFAULT_REGION": "us-east-1",

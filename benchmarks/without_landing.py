@@ -1,4 +1,4 @@
-"""The loader, receiving and deleting only: what landing adds is measured against this."""
+"""The loader, receiving and deleting only: the baseline for the cost of landing."""
 
 from collections.abc import Sequence
 from unittest import mock

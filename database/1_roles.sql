@@ -22,13 +22,13 @@ $$;
 -- An attribute or a membership given by hand would open what 7_privileges.sql closes.
 do $$
 declare
-    pipeline_roles constant name[] := array[
+    pipeline_roles constant regrole[] := array[
         'pipeline_owner', 'loader', 'transformer', 'analyst', 'pii_requester', 'pii_approver', 'privacy_officer'
     ];
     overprivileged_roles constant text := (
         select string_agg(rolname, ', ' order by rolname) from pg_roles
         where
-            rolname = any(pipeline_roles)
+            oid = any(pipeline_roles)
             and (
                 rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls
                 or (rolcanlogin and rolname = 'pipeline_owner')
@@ -43,19 +43,16 @@ begin
 
     for membership in
         select
-            granted.rolname as granted,
-            member.rolname as member,
-            grantor.rolname as grantor
+            roleid::regrole as granted,
+            member::regrole as member,
+            grantor::regrole as grantor
         from pg_auth_members
-        inner join pg_roles as granted on pg_auth_members.roleid = granted.oid
-        inner join pg_roles as member on pg_auth_members.member = member.oid
-        inner join pg_roles as grantor on pg_auth_members.grantor = grantor.oid
-        -- on RDS a member of rds_iam logs in with an IAM credential instead of a password
-        where member.rolname = any(pipeline_roles) and granted.rolname <> 'rds_iam'
+        -- on RDS a member of rds_iam logs in with an IAM credential instead of a password; a first-edition database needs marts_keeper
+        where member = any(pipeline_roles) and roleid::regrole::text not in ('rds_iam', 'marts_keeper')
     loop
         begin
             -- without the grantor, REVOKE takes back only what the current user granted
-            execute format('revoke %I from %I granted by %I cascade', membership.granted, membership.member, membership.grantor);
+            execute format('revoke %s from %s granted by %s cascade', membership.granted, membership.member, membership.grantor);
         exception when insufficient_privilege or invalid_grant_operation then
             raise exception '% granted % to %, and % may not take it back; ask % to revoke it, then run migrate again',
                 membership.grantor, membership.granted, membership.member, current_user, membership.grantor

@@ -1,24 +1,31 @@
--- Who may do what: the only place that says it, but for which role is a member of which (1_roles.sql). Run on every migrate, so
--- that what was granted by hand is taken back. An analyst's grants on the views are in dbt_project/dbt_project.yml, where
--- the views are made. tests/access/privileges.txt lists, from the catalog, what comes of it.
+-- Who may do what: the only place, except memberships (1_roles.sql). Run on every migrate, so that what was granted by hand is
+-- taken back. What an analyst may read is granted in dbt_project/dbt_project.yml, where the views are made.
+-- tests/access/privileges.txt lists, from the catalog, what comes of it.
 
 -- Revoke everything first, with grants passed on, then grant what follows.
 do $$
 declare
     pipeline_roles constant text := 'public, loader, transformer, analyst, pii_requester, pii_approver, privacy_officer';
     other_roles constant text := 'public, loader, analyst, pii_requester, pii_approver, privacy_officer';
+    -- whoever has anything in this database, for what a role of ours has may come from somebody who could pass it on
+    grantees constant text := concat_ws(', ', 'public', (
+        select string_agg(distinct refobjid::regrole::text, ', ') from pg_shdepend
+        where
+            deptype = 'a' and refobjid <> 'pipeline_owner'::regrole
+            and dbid = (select oid from pg_database where datname = current_database())
+    ));
     this record;
 begin
     execute format('revoke all on database %I from %s cascade', current_database(), pipeline_roles);
     execute format(
         'grant connect on database %I to loader, transformer, analyst, pii_requester, pii_approver, privacy_officer', current_database()
     );
-    -- dbt builds each increment in a temporary table; the loader lands a batch through one
-    execute format('grant temporary on database %I to loader, transformer', current_database());
+    -- dbt builds each increment in a temporary table, the loader lands a batch through one, recovery.rotate() needs one
+    execute format('grant temporary on database %I to loader, transformer, pipeline_owner', current_database());
 
-    execute format('revoke all on schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
-    execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
-    execute format('revoke all on all functions in schema staging, masking, marts, recovery from %s cascade', pipeline_roles);
+    execute format('revoke all on schema staging, masking, marts, recovery from %s cascade', grantees);
+    execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', grantees);
+    execute format('revoke all on all functions in schema staging, masking, marts, recovery from %s cascade', grantees);
     -- analytics is dbt's own
     execute format('revoke all on schema analytics from %s cascade', other_roles);
     execute format('revoke all on all tables in schema analytics from %s cascade', replace(other_roles, 'analyst, ', ''));
@@ -44,11 +51,9 @@ begin
     for this in
         select oid::regprocedure as function from pg_proc
         where
-            pronamespace = 'pg_catalog'::regnamespace
-            and proname ~ '^lo_(creat|create|from_bytea)$'
+            oid in ('lo_creat(integer)'::regprocedure, 'lo_create(oid)'::regprocedure, 'lo_from_bytea(oid, bytea)'::regprocedure)
             -- a provider may have taken it from PUBLIC already
             and has_function_privilege('public', oid, 'execute')
-        order by oid
     loop
         execute format('revoke execute on function %s from public', this.function);
     end loop;
@@ -69,7 +74,7 @@ grant select on masking.fields to transformer;
 grant select, insert on marts.user_logins to transformer;
 grant select, insert, delete on marts.rejected_logins to transformer;
 grant select on recovery.erased_messages to transformer;
-grant execute on function staging.begin_judging(), staging.event(text) to transformer;
+grant execute on function staging.begin_judging(bigint), staging.event(text) to transformer;
 -- what the views call runs with their reader's rights; none of these holds a key
 grant execute on function
 masking.canonical_ip(text), masking.network_of_ip(text), masking.fault(jsonb, text, boolean, integer),
@@ -98,52 +103,58 @@ to privacy_officer;
 -- Row security on staging.raw_logins. A policy takes a lock that stops every loader, so it is made only where it differs.
 do $$
 declare
-    wanted constant text[] := array['loader_lands INSERT {loader} - true', 'transformer_reads SELECT {transformer} true -'];
+    wanted constant text[] := array['loader_lands PERMISSIVE INSERT {loader} - true', 'transformer_reads PERMISSIVE SELECT {transformer} true -'];
     found text[] := array(
-        select concat_ws(' ', policyname, cmd, roles, coalesce(qual, '-'), coalesce(with_check, '-'))
+        select concat_ws(' ', policyname, permissive, cmd, roles, coalesce(qual, '-'), coalesce(with_check, '-'))
         from pg_policies
         where schemaname = 'staging' and tablename = 'raw_logins'
         order by policyname
     );
-    policy text;
+    this record;
 begin
+    for this in
+        select oid::regclass as relation from pg_class
+        where oid in ('staging.raw_logins'::regclass, 'masking.keys'::regclass) and not relrowsecurity
+    loop
+        execute format('alter table %s enable row level security', this.relation);
+    end loop;
     if found = wanted then
         return;
     end if;
-    foreach policy in array found loop
-        execute format('drop policy %I on staging.raw_logins', split_part(policy, ' ', 1));
+    for this in
+        select policyname from pg_policies where schemaname = 'staging' and tablename = 'raw_logins'
+    loop
+        execute format('drop policy %I on staging.raw_logins', this.policyname);
     end loop;
     create policy loader_lands on staging.raw_logins for insert to loader with check (true);
     create policy transformer_reads on staging.raw_logins for select to transformer using (true);
 end
 $$;
 
--- What a role has set for itself goes. The limits keep a forgotten session from holding others up; they are no guard, for each role
--- may set them otherwise.
+-- Reset what a role has set for itself. The limits keep a forgotten session from holding others up; they do not protect, because
+-- each role may change them.
 do $$
 declare
-    this_role text;
+    this record;
 begin
-    foreach this_role in array array['loader', 'transformer', 'analyst', 'pii_requester', 'pii_approver', 'privacy_officer'] loop
-        execute format('alter role %I reset all', this_role);
-        execute format('alter role %I in database %I reset all', this_role, current_database());
+    for this in
+        values ('loader', '5min'), ('transformer', '30min'), ('analyst', '5min'),
+        ('pii_requester', '1min'), ('pii_approver', '1min'), ('privacy_officer', '1min')
+    loop
+        execute format('alter role %I reset all', this.column1);
+        execute format('alter role %I in database %I reset all', this.column1, current_database());
+        execute format('alter role %I set idle_in_transaction_session_timeout = %L', this.column1, this.column2);
     end loop;
 end
 $$;
-alter role loader set idle_in_transaction_session_timeout = '5min';
-alter role transformer set idle_in_transaction_session_timeout = '30min';
 -- An increment that is not large is sorted in memory. Parallel workers share no hash table: it would lie in /dev/shm,
 -- of which a container has 64 MB unless told otherwise.
 alter role transformer set work_mem = '64MB';
 alter role transformer set enable_parallel_hash = off;
 alter role analyst set default_transaction_read_only = on;
 alter role analyst set statement_timeout = '5min';
-alter role analyst set idle_in_transaction_session_timeout = '5min';
 alter role pii_requester set statement_timeout = '1min';
-alter role pii_requester set idle_in_transaction_session_timeout = '1min';
 alter role pii_approver set statement_timeout = '1min';
-alter role pii_approver set idle_in_transaction_session_timeout = '1min';
-alter role privacy_officer set idle_in_transaction_session_timeout = '1min';
 
 -- The server's log keeps no error of this database, which may quote a value (the client gets it), no statement that failed, and no
 -- parameter. Set for the database and not for each role, because a person logs in with a role of their own, which does not inherit
@@ -153,13 +164,10 @@ declare
     setting record;
 begin
     for setting in
-        select
-            wanted.name,
-            wanted.value
-        from (
-            values
-            ('log_min_messages', 'log'), ('log_min_error_statement', 'panic'),
-            ('log_parameter_max_length', '0'), ('log_parameter_max_length_on_error', '0')
+        select wanted.*
+        from unnest(
+            array['log_min_messages', 'log_min_error_statement', 'log_parameter_max_length', 'log_parameter_max_length_on_error'],
+            array['log', 'panic', '0', '0']
         ) as wanted (name, value)
         where has_parameter_privilege(wanted.name, 'set')
     loop

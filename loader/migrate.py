@@ -18,6 +18,7 @@ PAUSE_SECONDS = 2.0
 PATIENCE_SECONDS = 600.0
 # Another transaction has what we need, or a second migrate makes the same things at the same time.
 PASSING = (sqlstate.LockNotAvailable, sqlstate.DeadlockDetected, sqlstate.UniqueViolation, sqlstate.InternalError_)
+CATALOG = ("pg_catalog", None)  # a unique violation elsewhere is a mistake in a file
 # An error of a file may quote a value of the data, and a password's verifier is in its statement. Only a superuser can keep both
 # out of the server's log from here.
 QUIET = """
@@ -47,10 +48,10 @@ def migrate(
         MigrationError: the database is not UTF-8, a table file that has run was changed, the server refused a
             file, or a lock could not be had.
     """
-    encoding = connection.execute("select pg_encoding_to_char(encoding) from pg_database where datname = current_database()").fetchone()
-    if encoding != ("UTF8",):
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
         message = (
-            f"the database's encoding is {encoding and encoding[0]}, and messages are UTF-8; "
+            f"the database's encoding is {encoding}, and messages are UTF-8; "
             "make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         )
         raise MigrationError(message)
@@ -60,7 +61,8 @@ def migrate(
             return _migrate(connection, directory, passwords)
         except PASSING as error:
             if time.monotonic() > deadline:
-                message = f"another transaction holds what migrate needs ({error.sqlstate}); end it or try later; nothing was changed"
+                reason = error.diag.message_primary
+                message = f"another transaction holds what migrate needs ({reason}); end it or try later; nothing was changed"
                 raise MigrationError(message) from None
             time.sleep(PAUSE_SECONDS)
 
@@ -99,11 +101,13 @@ def _apply(connection: psycopg.Connection[Any], path: Path, name: str, applied_s
     connection.execute(sql.SQL("set local role {}").format(role))
     try:
         connection.execute(statements)
-    except PASSING:
-        raise
     except psycopg.Error as error:
+        if isinstance(error, PASSING) and error.diag.schema_name in CATALOG:
+            raise
         quotes_values = (error.sqlstate or "").startswith(("22", "23"))
         reason = f"SQLSTATE {error.sqlstate}" if quotes_values else error.diag.message_primary or error
+        if isinstance(error, sqlstate.DependentObjectsStillExist) and error.diag.message_detail:
+            reason = f"{reason} ({error.diag.message_detail})"
         message = f"database/{name} was refused: {reason}; nothing was changed"
         raise MigrationError(message) from error
     connection.execute("set local role none")

@@ -3,7 +3,6 @@
 import codecs
 import json
 import os
-import sys
 import time
 from typing import Any
 
@@ -112,7 +111,9 @@ def erase() -> None:
         raise RecoveryError("no user_id is given; write one a line to standard input", os.EX_DATAERR)
     unmatched = 0
     with connect("privacy_officer") as connection:
-        erased = call(connection, "select raw_messages, logins, rejections from recovery.erase(%s) order by person", (list(user_ids.values()),))
+        erased = call(
+            connection, "select raw_messages, logins, rejections from recovery.erase(%s) order by person", (list(user_ids.values()),)
+        )
         for number, counts in zip(user_ids, erased, strict=True):
             click.echo("erased: {} raw messages, {} logins, {} rejections".format(*counts))
             if not any(counts):
@@ -205,12 +206,12 @@ def _read_user_ids(given: bytes) -> dict[int, str]:
     user_ids = {}
     for number, line in enumerate(given.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         try:
-            user_id = line.decode().strip()
+            user_id = line.decode().rstrip("\r")
         except UnicodeDecodeError:
             raise RecoveryError(f"line {number} is not UTF-8; save the list as UTF-8 text; nothing was erased", os.EX_DATAERR) from None
         if "\0" in user_id:
             raise RecoveryError(f"line {number} holds a NUL; save the list as UTF-8 text; nothing was erased", os.EX_DATAERR)
-        if user_id:
+        if user_id.strip():
             user_ids[number] = user_id
     return user_ids
 

@@ -87,6 +87,8 @@ def _explain(error: psycopg.Error) -> RecoveryError:
             f"{said}; run python -m loader migrate",
             os.EX_UNAVAILABLE,
         ),
+        # a detached partition, which is an OperationalError to psycopg
+        (errors.ObjectNotInPrerequisiteState, f"{said}; {error.diag.message_hint}; nothing was changed", os.EX_SOFTWARE),
         (psycopg.OperationalError, "the server ended the connection; run the command again, it goes on where it was", os.EX_TEMPFAIL),
     ):
         if isinstance(error, kinds):

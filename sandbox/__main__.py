@@ -57,9 +57,9 @@ class OneLineErrors(click.Group):
 
 @click.group(cls=OneLineErrors)
 def main() -> None:
-    """PostgreSQL and an SQS emulator on this machine, and events to try them with.
+    """Run PostgreSQL and an SQS emulator on this machine, and send events to try them with.
 
-    State is in .sandbox/, addresses and passwords are in .env; both are made by `up`.
+    `up` creates .sandbox/ with their data, and .env with addresses and passwords.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     load_env_file()
@@ -67,7 +67,7 @@ def main() -> None:
 
 @main.command()
 def up() -> None:
-    """Start what does not run yet, apply database/, create the queue; harmless when all is there."""
+    """Start what is not running, apply database/, create the queue. Harmless if everything is running."""
     with _locked():
         written = complete_env_file(os.environ)
         if written:
@@ -93,14 +93,14 @@ def up() -> None:
 
 @main.command()
 def down() -> None:
-    """Stop what `up` started; the database and the queue keep what they hold."""
+    """Stop what `up` started. The database and the queue keep their data."""
     with _locked():
         _stop()
 
 
 @main.command()
 def clean() -> None:
-    """Stop, and forget all data; .env stays, for it may hold values of your own."""
+    """Stop and delete all data. .env stays, because you may have edited it."""
     with _locked():
         _stop()
         SANDBOX_PROFILE.unlink(missing_ok=True)
@@ -114,7 +114,7 @@ def clean() -> None:
 def seed(file: Path | None) -> None:
     r"""Send each line of FILE, verbatim, as one message to SQS_QUEUE_URL; without FILE, 1,000 sample events.
 
-    Only \n parts lines; empty lines are skipped. Sending twice makes new messages.
+    Only \n separates lines. Empty lines are skipped. Sending a file again creates new messages.
     """
     url = login_queue.url(os.environ)
     seeded = send_lines(file, url, Console())
@@ -138,7 +138,7 @@ def query(sql_text: str) -> None:
 
 @main.command()
 def show() -> None:
-    """Print what an analyst sees, and how many messages went where; end with 1 if the last `dbt test` failed, and say on what."""
+    """Print what an analyst sees and where the messages are. If the last `dbt test` failed, name the tests and exit with 1."""
     console = wide_console()
     with connect("analyst", "ANALYST_PASSWORD", os.environ) as analyst:
         for title, text in ANALYST_SEES.items():
@@ -159,9 +159,9 @@ def show() -> None:
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(command: tuple[str, ...]) -> NoReturn:
-    """Run COMMAND on servers of its own, on free ports, with database/ applied and a queue; nothing is left of them.
+    """Run COMMAND with its own PostgreSQL (database/ applied) and queue on free ports, and delete both afterwards.
 
-    COMMAND's exit code is this command's. Write it after `--`.
+    Write COMMAND after `--`. This command exits with its exit code.
     """
     with tempfile.TemporaryDirectory(prefix="user-logins-") as name:
         directory = Path(name)
@@ -224,7 +224,7 @@ def _servers(settings: Settings) -> tuple[Postgres, Emulator]:
 def _stop() -> None:
     directory = STATE.absolute()
     stopped = []
-    # ports and passwords do not matter here: each is found by its record
+    # ports and passwords are not needed: each process is found by its record
     if emulator.stop(Emulator(directory, 0)):
         stopped.append("the SQS emulator")
     if postgres.stop(Postgres(directory, 0, "", "")):

@@ -7,15 +7,15 @@ from pathlib import Path
 def failed_tests(artefacts: Path) -> list[str]:
     """The tests that failed, from the run_results.json in *artefacts*, each with the count that dbt gives.
 
-    Empty where there is no such file, or it is of another command: then the tests ran elsewhere, as in compose, whose show waits for
-    them to pass, or not last.
+    Empty if there is no such file or another command wrote it. Then the tests ran elsewhere (compose runs `show` only after they
+    pass), or another command ran after them.
     """
     try:
         last = json.loads((artefacts / "run_results.json").read_text())
     except FileNotFoundError:
         return []
     results = last["results"] if last["args"]["which"] in ("test", "build") else []
-    # an error's message is the server's, and may quote a value
+    # not the message of an error: it is the server's and may quote a value
     return [
         f"{result['unique_id'].split('.')[2]}: {result['message'] if result['status'] == 'fail' else 'an error, see above'}"
         for result in results

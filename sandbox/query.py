@@ -1,4 +1,4 @@
-"""Ask the database what an analyst may ask, and print it as a table."""
+"""Run a query as the analyst and print its rows as a table."""
 
 import os
 from collections.abc import Generator, Mapping
@@ -21,7 +21,7 @@ UNLIMITED_WIDTH = 10_000
 
 
 def wide_console() -> Console:
-    """A console that cuts and folds no value, however narrow the terminal: tokens are there to be copied."""
+    """A console that neither cuts nor folds a value, however narrow the terminal, so that tokens can be copied."""
     return Console(width=UNLIMITED_WIDTH)
 
 
@@ -82,5 +82,5 @@ def _explain(error: psycopg.Error) -> tuple[str, int]:
 
 
 def _cell(value: str | None) -> Text:
-    # what an event sends must not steer the terminal
+    # text from an event must not control the terminal
     return Text("".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in value or ""))

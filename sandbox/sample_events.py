@@ -58,9 +58,9 @@ def sample_events() -> Iterator[str]:
     chance = random.Random(SEED)  # noqa: S311  made-up events, no secrets
     users = [str(uuid.UUID(int=chance.getrandbits(128), version=4)) for _ in range(USERS)]
     addresses: list[Address] = [*_ipv4_addresses(chance), *_ipv6_addresses(chance)]
-    # 000 opens no social security number, which the ids of the real devices look like
+    # the real device ids look like social security numbers, and none of those begins with 000
     devices = [f"000-{chance.randrange(100):02}-{number:04}" for number in chance.sample(range(10_000), DEVICES)]
-    # most logins of a user come from the user's own address and device, the rest from anybody's
+    # most logins come from the user's own address and device, the rest from other users'
     homes = {user: (chance.choice(addresses), chance.choice(devices), chance.choice(("android", "ios"))) for user in users}
 
     bodies = []
@@ -82,7 +82,7 @@ def _ipv4_addresses(chance: random.Random) -> list[ipaddress.IPv4Address]:
 
 
 def _ipv6_addresses(chance: random.Random) -> list[ipaddress.IPv6Address]:
-    # short ones, for zeros are what the spellings differ in
+    # short ones, because spellings differ in their zeros
     return [ipaddress.IPv6Address(f"2001:db8:{chance.randrange(16):x}::{number:x}") for number in range(1, IPV6_ADDRESSES + 1)]
 
 

@@ -24,7 +24,7 @@ MAX_BATCH_BYTES = 1_048_576
 ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 0.2
 LINES_NAMED = 10
-# A line that SQS will never take, in the words of its API reference for SendMessage and SendMessageBatch
+# SQS's errors for a line that it will never accept (API reference of SendMessage and SendMessageBatch)
 CONTENT_ERRORS = frozenset({"InvalidMessageContents", "InvalidParameterValue", "AWS.SimpleQueueService.BatchRequestTooLong"})
 
 
@@ -46,9 +46,9 @@ class Seeded:
 
 
 def seed(path: Path | None, queue_url: str, console: Console) -> Seeded:
-    r"""Send each line of *path*, or the sample events, to the queue; only `\n` parts lines, and empty ones are skipped.
+    r"""Send each line of *path*, or the sample events, to the queue; only `\n` separates lines, and empty ones are skipped.
 
-    The file is read twice, first to see that all of it is UTF-8, so that a wrong file sends nothing.
+    The file is read twice. The first pass checks that it is UTF-8, so that a wrong file sends nothing.
 
     Raises:
         SandboxError: the file cannot be read, or the queue does not answer.
@@ -73,7 +73,7 @@ def seed(path: Path | None, queue_url: str, console: Console) -> Seeded:
 
 
 def batches(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    """Group *lines* so that each group fits one SendMessageBatch: ten messages, 1 MiB. A longer line stands alone."""
+    """Group *lines* so that each group fits one SendMessageBatch: ten messages, 1 MiB. A longer line is a group by itself."""
     batch: list[Line] = []
     size = 0
     for line in lines:
@@ -88,7 +88,7 @@ def batches(lines: Iterable[Line]) -> Iterator[list[Line]]:
 
 
 def send(client: "SQSClient", queue_url: str, batch: list[Line], pause: Callable[[float], None] = time.sleep) -> list[int]:
-    """Send *batch*, what failed again up to three times, and return the numbers of the lines that were refused for good."""
+    """Send *batch*, retry failed lines up to three times, and return the numbers of the lines that were refused."""
     waiting = {str(line.number): line for line in batch}
     refused: list[int] = []
     for attempt in range(ATTEMPTS):
@@ -119,7 +119,7 @@ def _read_lines(path: Path) -> Iterator[str]:
 
 
 def _count_lines(path: Path) -> int:
-    """How many lines *path* has; SandboxError when it is no readable text."""
+    """How many lines *path* has; SandboxError if it cannot be read as text."""
     number = 0
     try:
         for number, _ in enumerate(_read_lines(path), start=1):  # noqa: B007  the last number is the count

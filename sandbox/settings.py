@@ -1,4 +1,4 @@
-"""What the sandbox is told: `.env`, which it completes, and the environment, which wins."""
+"""The sandbox's settings: `.env`, which it completes, overridden by the environment."""
 
 import os
 import re
@@ -38,7 +38,7 @@ class Settings:
 
 
 def load_env_file() -> None:
-    """Take into the environment what `.env` says and the environment does not. No file is no error, and empty is unset."""
+    """Set the variables of `.env` that the environment lacks. A missing file is no error; an empty variable counts as unset."""
     try:
         for name in dotenv_values(ENV_FILE):
             if os.environ.get(name) == "":
@@ -51,8 +51,8 @@ def load_env_file() -> None:
 def complete_env_file(environ: Mapping[str, str]) -> list[str]:
     """Make `.env` (mode 0600) from `.env.example`, or fill in what it lacks, and return the names written.
 
-    What is missing gets the example's value; a password and an address that of *environ*, where it has one, and else a password a
-    random one. No value that is set is changed.
+    A missing value comes from the example. A missing password or address comes from *environ* if it is set there; otherwise a password
+    is random. A value that is set stays.
     """
     try:
         if not ENV_FILE.exists():
@@ -74,11 +74,11 @@ def complete_env_file(environ: Mapping[str, str]) -> list[str]:
 
 
 def keep_addresses(environ: Mapping[str, str]) -> list[str]:
-    """Let `.env` say the addresses of *environ*, which are those in use, and return the names written: the next shell must find them."""
+    """Save the addresses in use, those of *environ*, to `.env` for the next shell, and return the names written."""
     written = []
     try:
         for name in ADDRESSES:
-            # read anew each time, for one value may be made of another
+            # read again each time, because one value may refer to another
             if dotenv_values(ENV_FILE).get(name) != environ[name]:
                 set_key(ENV_FILE, name, environ[name], quote_mode="never")
                 written.append(name)
@@ -115,7 +115,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def required(environ: Mapping[str, str], name: str) -> str:
-    """The value of *name*; SandboxError when it is missing or empty."""
+    """The value of *name*; SandboxError if it is missing or empty."""
     value = environ.get(name)
     if not value:
         raise SandboxError(f"{name} is not set; copy .env.example to .env or run make up", os.EX_CONFIG)

@@ -1,6 +1,7 @@
 """What a test is handed: a migrated database of its own, a queue of its own, and commands that run on them."""
 
 import contextlib
+import datetime as dt
 import os
 import subprocess
 import sys
@@ -148,7 +149,7 @@ def copied(server: Postgres, passwords: Mapping[str, str], name: str, template: 
     try:
         with database.connect() as connection:
             # who may connect stands on the database itself, and a copy does not inherit it
-            connection.execute((DATABASE_FILES / "6_privileges.sql").read_bytes())
+            connection.execute((DATABASE_FILES / "7_privileges.sql").read_bytes())
         yield database
     finally:
         with server.connect() as connection:
@@ -212,11 +213,23 @@ def readable(connection: psycopg.Connection[Any]) -> dict[str, str]:
 
 def land(database: Database, bodies: Iterable[str]) -> list[str]:
     """Land *bodies*, sent now, with the loader's rights and without a queue; returns their message ids in order."""
-    rows = [(str(uuid.uuid4()), storable(body)) for body in bodies]
-    with database.connect("loader") as connection:
-        connection.execute("select staging.ensure_partitions(array[(now() at time zone 'UTC')::date])")
-        connection.cursor().executemany("insert into staging.raw_logins (message_id, sent_at, body) values (%s, now(), %s)", rows)
-    return [message_id for message_id, _ in rows]
+    messages = {str(uuid.uuid4()): body for body in bodies}
+    land_messages(database, messages)
+    return list(messages)
+
+
+def land_messages(database: Database, messages: Mapping[str, str], sent_at: dt.datetime | None = None) -> None:
+    """Land *messages*, bodies by message id, sent at *sent_at* (now), as the loader does: with the work list, in one transaction."""
+    sent_at = sent_at or dt.datetime.now(dt.UTC)
+    keys = [(message_id, sent_at) for message_id in messages]
+    with database.connect("loader") as connection, connection.cursor() as cursor:
+        cursor.execute("select staging.ensure_partitions(%s)", [[sent_at.astimezone(dt.UTC).date()]])
+        with connection.transaction():
+            cursor.executemany(
+                "insert into staging.raw_logins (message_id, sent_at, body) values (%s, %s, %s)",
+                [(*key, storable(body)) for key, body in zip(keys, messages.values(), strict=True)],
+            )
+            cursor.executemany("insert into staging.unjudged (message_id, sent_at) values (%s, %s)", keys)
 
 
 def dbt(database: Database, arguments: list[str], outputs: Path, project: Path = ROOT / "dbt_project") -> subprocess.CompletedProcess[str]:

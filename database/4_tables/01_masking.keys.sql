@@ -3,11 +3,8 @@
 create table masking.keys (
     -- what kind of value it masks: equal strings in two domains get unrelated tokens
     domain text primary key,
-    -- counted from 1; the v1 of a token
     version integer not null check (version > 0),
-    -- K xor ipad
     inner_block bytea not null check (length(inner_block) = 64),
-    -- K xor opad
     outer_block bytea not null check (length(outer_block) = 64),
     created_at timestamptz not null default now()
 );
@@ -19,4 +16,3 @@ alter column outer_block set statistics 0;
 
 -- No policy: a SELECT granted by mistake finds no row. Row security does not apply to the owner.
 alter table masking.keys enable row level security;
-comment on table masking.keys is 'One row per domain: the HMAC key in use, as its two padded blocks.';

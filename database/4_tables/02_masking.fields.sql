@@ -2,11 +2,9 @@
 -- personal and how it is masked. 6_fields.sql fills it. masking.apply_fields() turns it into columns, keys and views.
 create table masking.fields (
     column_name text primary key check (column_name ~ '^[a-z][a-z0-9_]{0,50}$'),
-    -- name of the field in the event
     field text not null,
     -- the longest value that is accepted, in characters; null where another row of the same field judges it
     max_length integer check (max_length > 0),
-    -- whether a login without the field is rejected
     is_required boolean not null,
     -- the key's domain; null for a field that is not personal and is stored as sent
     domain text check (domain ~ '^[a-z][a-z0-9_]{0,30}$'),
@@ -14,11 +12,9 @@ create table masking.fields (
     canonical_form text check (canonical_form in ('as_sent', 'ip', 'network')),
     -- the domain in which a value without a canonical form is masked as sent; null: it gets no token
     fallback_domain text check (fallback_domain ~ '^[a-z][a-z0-9_]{0,30}$'),
-    -- why the field is not personal
     reason text,
     check ((domain is null) = (canonical_form is null)),
     check ((domain is null) = (reason is not null)),
     check (domain is not null or fallback_domain is null),
     check (domain is null or column_name ~ '^masked_')
 );
-comment on table masking.fields is 'One row per column of marts.user_logins that is made of an event''s field: the masking policy.';

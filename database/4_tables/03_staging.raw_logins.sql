@@ -2,7 +2,6 @@
 -- retention is the DROP of a partition; staging.ensure_partitions() makes them as dates arrive.
 -- No CHECK: its error would print the whole row, body included, to the client and into the server's log.
 create table staging.raw_logins (
-    -- MessageId as SQS gives it
     message_id text not null,
     -- SentTimestamp: unchanged when SQS delivers again, so the key catches a redelivery on any later day
     sent_at timestamptz not null,
@@ -22,4 +21,3 @@ alter column attributes set statistics 0;
 -- A role that is subject to row security gets no row in an error's DETAIL, not that of a NOT NULL either.
 -- The policies are in 7_privileges.sql.
 alter table staging.raw_logins enable row level security;
-comment on table staging.raw_logins is 'One row per landed message, verbatim. Personal data in plain text lives here and nowhere else.';

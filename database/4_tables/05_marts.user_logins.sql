@@ -7,11 +7,9 @@ create table marts.user_logins (
     masked_device_id varchar(256) not null,
     locale varchar(32),
     app_version varchar(32) not null,
-    -- UTC date of sent_at
     create_date date not null,
     -- whether the text sent as ip is an address; else masked_ip is a token of that text
     ip_is_valid boolean not null,
-    -- token of the address's /24 or /48
     masked_network varchar(256),
     -- the numbers of app_version, which sort as numbers
     app_version_parts integer[],
@@ -22,4 +20,3 @@ create table marts.user_logins (
 
 -- ANALYZE would copy user ids into pg_statistic, where they outlive the erasure of a person.
 alter table marts.user_logins alter column user_id set statistics 0;
-comment on table marts.user_logins is 'One row per accepted login message; ip and device_id are tokens.';

@@ -1,10 +1,8 @@
 -- One row per message that broke a rule: its reasons, and nothing of its content. Partitioned by UTC month of sending.
 create table marts.rejected_logins (
     message_id text not null,
-    -- such as ip_missing; see masking.fault()
     reasons text[] not null check (cardinality(reasons) > 0),
     sent_at timestamptz not null,
     landed_at timestamptz not null,
     primary key (message_id, sent_at)
 ) partition by range (sent_at);
-comment on table marts.rejected_logins is 'One row per message that broke a rule, with its reasons and without its content.';

@@ -2,7 +2,6 @@
 -- breaks the chain, and the last row is held by the anchor that is kept outside (recovery.audit_head()).
 -- recovery.record() alone writes here; recovery.refuse_change() stops everything else.
 create table recovery.audit (
-    -- 1, 2, 3 … without a gap
     entry bigint primary key check (entry > 0),
     recorded_at timestamptz not null,
     -- session_user: who logged in, whatever role was taken on since
@@ -15,9 +14,6 @@ create table recovery.audit (
     ),
     -- what the act was about: tokens, counts and dates, never a value
     details jsonb not null,
-    -- seal of the row before; 32 zero bytes before the first
     previous_seal bytea not null check (length(previous_seal) = 32),
-    -- SHA-256, see recovery.audit_seal()
     seal bytea not null check (length(seal) = 32)
 );
-comment on table recovery.audit is 'One row per act on personal data, append-only, chained by SHA-256; see recovery.verify_audit().';

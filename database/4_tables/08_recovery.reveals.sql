@@ -8,7 +8,6 @@ create table recovery.reveals (
         and array_to_string(tokens, ' ', 'null') ~ '^v[0-9]{1,9}:[0-9a-f]{32}( v[0-9]{1,9}:[0-9a-f]{32})*$'
     ),
     purpose text not null check (purpose in ('fraud', 'security_incident', 'data_subject_request', 'legal_obligation')),
-    -- the case, ticket or order that allows it
     legal_reference text not null check (length(btrim(legal_reference)) between 1 and 200),
     requester text not null,
     requested_at timestamptz not null default clock_timestamp(),
@@ -20,4 +19,3 @@ create table recovery.reveals (
     opened_xid xid8,
     read_at timestamptz
 );
-comment on table recovery.reveals is 'One row per request to see the values behind tokens.';

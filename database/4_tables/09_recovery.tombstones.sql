@@ -4,4 +4,3 @@ create table recovery.tombstones (
     user_token text primary key,
     erased_at timestamptz not null default clock_timestamp()
 );
-comment on table recovery.tombstones is 'One row per erased person; a message of theirs is deleted before it is masked.';

@@ -6,4 +6,3 @@ create table recovery.erased_messages (
     erased_at timestamptz not null default clock_timestamp(),
     primary key (message_id, sent_at)
 );
-comment on table recovery.erased_messages is 'One row per message that was erased, for as long as SQS can deliver it again.';

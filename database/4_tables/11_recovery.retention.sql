@@ -6,4 +6,3 @@ create table recovery.retention (
 );
 
 insert into recovery.retention (raw_days) values (30);
-comment on table recovery.retention is 'How long plain text is kept; set by recovery.set_retention().';

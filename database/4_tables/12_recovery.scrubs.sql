@@ -5,4 +5,3 @@ create table recovery.scrubs (
     -- written so that an update gives the row a new xmin
     deleted_at timestamptz not null default now()
 );
-comment on table recovery.scrubs is 'Partitions whose files still hold bytes of deleted rows.';

@@ -3,14 +3,16 @@
 --   staging.logins           the same of every landed message: what a developer's dbt target takes
 --   staging.personal_values  each personal value of a landed message and its canonical form: what recovery goes by
 --   recovery.login_tokens    each token of marts.user_logins, one a row
--- Views and no function, because a view's owner reads the key for its reader, in parallel workers, at no price per call.
+-- Views, because a view's owner reads the key for its reader, in parallel workers and without a cost per call.
 create or replace function masking.apply_fields()
 returns void language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
     this record;
     built record;
-    key_columns text;
+    -- a token's key, looked up once a query
+    key constant text := '(select version from masking.keys where domain = %1$L), (select inner_block from masking.keys where domain = %1$L),'
+        ' (select outer_block from masking.keys where domain = %1$L)';
     template text;
 begin
     for this in
@@ -41,62 +43,53 @@ begin
     ) as domains
     where domains.domain is not null and domains.domain not in (select keys.domain from masking.keys);
 
-    -- the parts of the views, each field's in order: %1 the field, %2 its column, %3 its domain, %4 its fallback domain, %5 its canonical form
+    -- an address is made canonical once, for its token and its network's
     select
         string_agg(format(
             case
                 when domain is null then 'event ->> %1$L'
-                when fallback_domain is null then 'masking.token(%3$s_version, %3$s_inner, %3$s_outer, form_of_%2$s)'
-                else 'case when form_of_%2$s is null then masking.token(%4$s_version, %4$s_inner, %4$s_outer, event ->> %1$L)'
-                    ' else masking.token(%3$s_version, %3$s_inner, %3$s_outer, form_of_%2$s) end'
-            end || ' as %2$I', field, column_name, domain, fallback_domain
+                when fallback_domain is null then 'masking.token(%3$s, %5$s)'
+                else 'case when %5$s is null then masking.token(%4$s, event ->> %1$L) else masking.token(%3$s, %5$s) end'
+            end || ' as %2$I', field, column_name, format(key, domain), format(key, fallback_domain), form
         ), ', ' order by column_name) as columns,
         string_agg(format('masking.fault(event, %L, %L, %s)', field, is_required, max_length), ', ' order by field)
             filter (where max_length is not null) as faults,
-        string_agg(format('%s as form_of_%s', form, column_name), ', ' order by column_name) filter (where domain is not null) as forms,
-        string_agg(format('(%1$L, %2$L, %3$L, %4$L, event ->> %2$L, %5$s)', column_name, field, domain, fallback_domain, form), ', ' order by column_name)
+        string_agg(distinct format('masking.canonical_ip(event ->> %L) as %I', field, 'address_in_' || field), ', ')
+            filter (where canonical_form in ('ip', 'network')) as addresses,
+        string_agg(format('(%1$L, %2$L, %3$L, %4$L, event ->> %2$L, %5$s)', column_name, field, domain, fallback_domain, form), ', ')
             filter (where domain is not null) as personal_values,
         string_agg(format('(%1$L, %1$I)', column_name), ', ' order by column_name) filter (where domain is not null) as tokens
     into built
     from masking.fields
     cross join lateral (
-        select format(case canonical_form
-            when 'ip' then 'masking.canonical_ip(event ->> %L)'
-            when 'network' then 'masking.network_of_ip(event ->> %L)'
-            else 'event ->> %L'
-        end, field) as form
+        select case canonical_form
+            when 'ip' then format('%I', 'address_in_' || field)
+            when 'network' then format('masking.network_of_ip(%I)', 'address_in_' || field)
+            when 'as_sent' then format('event ->> %L', field)
+        end as form
     ) as canonical;
-
-    key_columns := (
-        select string_agg(format(
-            '(array_agg(version) filter (where domain = %1$L))[1] as %1$s_version,'
-            ' (array_agg(inner_block) filter (where domain = %1$L))[1] as %1$s_inner,'
-            ' (array_agg(outer_block) filter (where domain = %1$L))[1] as %1$s_outer', domain
-        ), ', ' order by domain)
-        from masking.keys
-        where domain <> 'erased_user'
-    );
 
     -- LIMIT ALL leaves nothing out: it keeps the planner from copying what is computed below it into each expression that uses it
     template := format(
         'select message_id, sent_at, landed_at, reasons, %s'
-        ' from (select *, %s from (select *, string_to_array(case when event is null then ''body_not_json'''
+        ' from (select *%s from (select *, string_to_array(case when event is null then ''body_not_json'''
         ' when jsonb_typeof(event) <> ''object'' then ''body_not_an_object'' else nullif(concat_ws('' '', %s), '''') end, '' '') as reasons'
         ' from (select raw_logins.message_id, raw_logins.sent_at, raw_logins.landed_at, staging.event(raw_logins.body) as event'
-        ' from staging.raw_logins %%s limit all) as read limit all) as judged limit all) as formed'
-        ' cross join (select %s from masking.keys) as keys',
-        built.columns, built.forms, built.faults, key_columns
+        ' from staging.raw_logins %%s limit all) as read limit all) as judged limit all) as canonical',
+        built.columns, ', ' || built.addresses, built.faults
     );
 
     for this in
         values
-        -- SQS may deliver again what has its outcome
         ('staging', 'unjudged_logins', format(template,
-            'inner join staging.unjudged on raw_logins.message_id = unjudged.message_id and raw_logins.sent_at = unjudged.sent_at'
-            ' where not exists (select from marts.user_logins as masked'
-            ' where masked.message_id = unjudged.message_id and masked.sent_at = unjudged.sent_at)'
+            -- up to the message that begin_judging() has fixed for this run, and without what SQS delivered again after its outcome
+            'where exists (select from staging.unjudged'
+            ' where unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at'
+            ' and coalesce(unjudged.message_id <= nullif(current_setting(''staging.last_message_id'', true), ''''), true))'
+            ' and not exists (select from marts.user_logins as masked'
+            ' where masked.message_id = raw_logins.message_id and masked.sent_at = raw_logins.sent_at)'
             ' and not exists (select from marts.rejected_logins as rejected'
-            ' where rejected.message_id = unjudged.message_id and rejected.sent_at = unjudged.sent_at)'
+            ' where rejected.message_id = raw_logins.message_id and rejected.sent_at = raw_logins.sent_at)'
         )),
         ('staging', 'logins', format(template, '')),
         ('staging', 'personal_values', format(
@@ -105,9 +98,10 @@ begin
             ' value.plain_value, coalesce(value.form, value.plain_value) as canonical_value'
             ' from staging.raw_logins'
             ' cross join lateral (select staging.event(raw_logins.body) as event limit all) as read'
+            ' cross join lateral (select true as is_read%s limit all) as canonical'
             ' cross join lateral (values %s) as value (column_name, field, domain, fallback_domain, plain_value, form)'
             ' where coalesce(value.form, case when value.fallback_domain is not null then value.plain_value end) is not null',
-            built.personal_values
+            ', ' || built.addresses, built.personal_values
         )),
         ('recovery', 'login_tokens', format(
             'select message_id, sent_at, token.column_name, token.token from marts.user_logins'

@@ -26,4 +26,3 @@ begin
     return regexp_replace(spelled, '^::ffff:(?=[0-9]+\.)', '');
 end
 $$;
-comment on function masking.canonical_ip(text) is 'The one spelling of an IPv4 or IPv6 address (RFC 5952); null for what is no address.';

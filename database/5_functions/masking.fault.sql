@@ -11,4 +11,3 @@ return field || case
         then '_empty'
     when char_length(event ->> field) > max_length then '_too_long'
 end;
-comment on function masking.fault(jsonb, text, boolean, integer) is 'The rule that a field of an event breaks, such as ip_missing; null for none.';

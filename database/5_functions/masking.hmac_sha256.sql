@@ -2,4 +2,3 @@
 create or replace function masking.hmac_sha256(inner_block bytea, outer_block bytea, message bytea)
 returns bytea language sql immutable strict parallel safe
 return sha256(outer_block || sha256(inner_block || message));
-comment on function masking.hmac_sha256(bytea, bytea, bytea) is 'HMAC-SHA-256 (RFC 2104, test vectors RFC 4231): 32 bytes.';

@@ -9,4 +9,3 @@ strict
 parallel safe
 return 'v' || version::text || ':'
 || encode(substr(masking.hmac_sha256(inner_block, outer_block, convert_to(canonical_value, 'UTF8')), 1, 16), 'hex');
-comment on function masking.token(integer, bytea, bytea, text) is 'Token of a value, such as v1:9f86d081884c7d659a2feaa0c55ad015.';

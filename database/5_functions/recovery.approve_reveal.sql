@@ -22,4 +22,3 @@ begin
     ));
 end
 $$;
-comment on function recovery.approve_reveal(uuid) is 'Step 2 of a reveal: allows it; never the requester''s own.';

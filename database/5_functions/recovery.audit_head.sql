@@ -5,11 +5,7 @@ begin atomic
     select
         audit.entry,
         encode(audit.seal, 'hex') as seal
-
     from recovery.audit
-
     order by audit.entry desc
-
     limit 1;
 end;
-comment on function recovery.audit_head() is 'Number and seal of the last audit entry, to be kept outside the database.';

@@ -4,22 +4,15 @@ create or replace function recovery.delete_messages(message_ids text[], sent_ats
 returns bigint language sql set search_path = pg_catalog, pg_temp
 begin atomic
     with
-    unwanted as (
-        select
-            given.message_id,
-            given.sent_at
-        from unnest(message_ids, sent_ats) as given (message_id, sent_at)
-    ),
-
     deleted as (
-        delete from staging.raw_logins using unwanted
-        where raw_logins.message_id = unwanted.message_id and raw_logins.sent_at = unwanted.sent_at
+        delete from staging.raw_logins using unnest(message_ids, sent_ats) as given (message_id, sent_at)
+        where raw_logins.message_id = given.message_id and raw_logins.sent_at = given.sent_at
         returning raw_logins.message_id, raw_logins.sent_at, raw_logins.tableoid
     ),
 
     unlisted as (
-        delete from staging.unjudged using unwanted
-        where unjudged.message_id = unwanted.message_id and unjudged.sent_at = unwanted.sent_at
+        delete from staging.unjudged using unnest(message_ids, sent_ats) as given (message_id, sent_at)
+        where unjudged.message_id = given.message_id and unjudged.sent_at = given.sent_at
     ),
 
     remembered as (

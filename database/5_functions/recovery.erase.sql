@@ -14,9 +14,10 @@ declare
             and pg_class.relname ~ '^(raw|user|rejected)_logins_[0-9]+$'
             and pg_inherits.inhrelid is null
     );
-    totals bigint[] := array[0, 0, 0];
+    -- a person who is given twice is counted once
+    details jsonb;
 begin
-    perform recovery.require_read_committed();
+    perform recovery.require_isolation('read committed');
     if cardinality(user_ids) > 0 is not true
         or exists (select from unnest(user_ids) as id where coalesce(recovery.canonical_user_id(id), '') = '') then
         raise exception 'a user_id is empty, or none is given' using errcode = 'invalid_parameter_value';
@@ -30,10 +31,12 @@ begin
     lock table only marts.rejected_logins in share update exclusive mode;
 
     insert into recovery.tombstones (user_token)
-    select distinct recovery.person_token(id) from unnest(user_ids) as id
+    select masking.token(keys.version, keys.inner_block, keys.outer_block, recovery.canonical_user_id(id))
+    from unnest(user_ids) as id
+    inner join masking.keys on keys.domain = 'erased_user'
     on conflict do nothing;
 
-    for person, raw_messages, logins, rejections in
+    for person, raw_messages, logins, rejections, details in
     with
     persons as (
         select
@@ -66,22 +69,13 @@ begin
             messages.message_id,
             messages.sent_at
         from messages
-        inner join persons on messages.user_id = persons.user_id
-
-        union all
-
-        select
-            persons.person,
-            messages.message_id,
-            messages.sent_at
-        from messages
-        inner join persons on messages.user_id is null and recovery.mentions_user(messages.body, persons.user_id)
+        inner join persons
+            on messages.user_id = persons.user_id
+                or (messages.user_id is null and recovery.mentions_user(messages.body, persons.user_id))
     ),
 
     deleted_messages as materialized (
-        select recovery.delete_messages(
-            array_agg(about_persons.message_id), array_agg(about_persons.sent_at)
-        ) as raw_messages
+        select recovery.delete_messages(array_agg(about_persons.message_id), array_agg(about_persons.sent_at)) as raw_messages
         from about_persons
     ),
 
@@ -89,16 +83,14 @@ begin
         -- by user, for the raw message may have expired; by message, for the rest
         delete from marts.user_logins
         where recovery.canonical_user_id(user_logins.user_id) in (select persons.user_id from persons)
-            or (user_logins.message_id, user_logins.sent_at) in (
-                select about_persons.message_id, about_persons.sent_at from about_persons
-            )
-        returning user_logins.message_id, user_logins.user_id, user_logins.tableoid
+            or (user_logins.message_id, user_logins.sent_at) in (select about_persons.message_id, about_persons.sent_at from about_persons)
+        returning user_logins.user_id, user_logins.tableoid
     ),
 
     deleted_rejections as (
         delete from marts.rejected_logins using about_persons
         where rejected_logins.message_id = about_persons.message_id and rejected_logins.sent_at = about_persons.sent_at
-        returning about_persons.person, rejected_logins.tableoid
+        returning rejected_logins.message_id, rejected_logins.sent_at, rejected_logins.tableoid
     ),
 
     to_scrub as (
@@ -113,18 +105,24 @@ begin
         persons.person,
         (select count(*) from about_persons where about_persons.person = persons.person),
         (select count(*) from deleted_logins where recovery.canonical_user_id(deleted_logins.user_id) = persons.user_id),
-        (select count(*) from deleted_rejections where deleted_rejections.person = persons.person)
+        -- a message may be about two persons
+        (
+            select count(*) from deleted_rejections
+            inner join about_persons using (message_id, sent_at)
+            where about_persons.person = persons.person
+        ),
+        -- the same in every row: of the whole call
+        jsonb_build_object(
+            'persons', (select count(distinct persons.user_id) from persons), 'raw_messages', deleted_messages.raw_messages,
+            'logins', (select count(*) from deleted_logins), 'rejections', (select count(*) from deleted_rejections)
+        )
     from persons
     cross join deleted_messages
     order by persons.person
     loop
-        totals := array[totals[1] + raw_messages, totals[2] + logins, totals[3] + rejections];
         return next;
     end loop;
 
-    perform recovery.record('erased', jsonb_build_object(
-        'persons', cardinality(user_ids), 'raw_messages', totals[1], 'logins', totals[2], 'rejections', totals[3]
-    ));
+    perform recovery.record('erased', details);
 end
 $$;
-comment on function recovery.erase(text[]) is 'Erases persons, for good; returns per person what was deleted.';

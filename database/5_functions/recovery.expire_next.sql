@@ -10,7 +10,7 @@ declare
     dropped_messages bigint;
     counter text;
 begin
-    perform recovery.require_read_committed();
+    perform recovery.require_isolation('read committed');
     for partition in
         select
             pg_class.oid::regclass as relation,
@@ -48,15 +48,9 @@ begin
 
     -- SQS keeps a message for 14 days at most; one more for the clocks
     delete from recovery.erased_messages where erased_messages.sent_at < now() - interval '15 days';
-    for counter in
-        select format('recovery.%I', 'readings_of_' || reveals.reveal_id)
-        from recovery.reveals
-        where reveals.expires_at < clock_timestamp()
-            and to_regclass(format('recovery.%I', 'readings_of_' || reveals.reveal_id)) is not null
-    loop
-        execute 'drop sequence ' || counter;
+    for counter in select 'readings_of_' || reveals.reveal_id from recovery.reveals where reveals.expires_at < clock_timestamp() loop
+        execute format('drop sequence if exists recovery.%I', counter);
     end loop;
     return null;
 end
 $$;
-comment on function recovery.expire_next() is 'Drops the oldest day of raw messages past retention and returns it; null when none is left.';

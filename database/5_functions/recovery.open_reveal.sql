@@ -27,4 +27,3 @@ begin
     ));
 end
 $$;
-comment on function recovery.open_reveal(uuid) is 'Step 3 of a reveal: puts on record that the values are about to be read.';

@@ -13,11 +13,7 @@ begin atomic
         reveals.tokens,
         reveals.approver,
         reveals.expires_at
-
     from recovery.reveals
-
     where reveals.expires_at > clock_timestamp() and reveals.opened_xid is null
-
     order by reveals.requested_at;
 end;
-comment on function recovery.pending_reveals() is 'Reveals that can still be approved or opened, with the tokens asked for.';

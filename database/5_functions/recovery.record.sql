@@ -3,17 +3,15 @@ create or replace function recovery.record(act text, details jsonb)
 returns void language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-    previous_seal bytea := decode(repeat('00', 32), 'hex');
-    entry bigint := 1;
+    last_entry recovery.audit;
     recorded_at constant timestamptz := clock_timestamp();
+    entry bigint;
+    previous_seal bytea;
 begin
     lock table recovery.audit in share row exclusive mode;
-    select audit.seal, audit.entry + 1 into previous_seal, entry from recovery.audit order by audit.entry desc limit 1;
-    if not found then
-        previous_seal := decode(repeat('00', 32), 'hex');
-        entry := 1;
-    end if;
-
+    select audit.* into last_entry from recovery.audit order by audit.entry desc limit 1;
+    entry := coalesce(last_entry.entry, 0) + 1;
+    previous_seal := coalesce(last_entry.seal, decode(repeat('00', 32), 'hex'));
     insert into recovery.audit (entry, recorded_at, actor, act, details, previous_seal, seal)
     values (
         entry, recorded_at, session_user, record.act, record.details, previous_seal,

@@ -27,4 +27,3 @@ begin
     return requested.reveal_id;
 end
 $$;
-comment on function recovery.request_reveal(text[], text, text) is 'Step 1 of a reveal: asks for the values behind 1 to 50 tokens.';

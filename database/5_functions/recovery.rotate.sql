@@ -7,64 +7,51 @@ returns table (changed_logins bigint, kept_logins bigint, changed_tokens bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- no plan that holds the keys as a constant
 set plan_cache_mode = force_generic_plan
--- most pairs fit into memory
+-- most pairs fit into memory, and whole tables are joined: a nested loop would come of a wrong estimate
 set work_mem = '64MB'
+set enable_nestloop = off
 as $$
 declare
     old_keys masking.keys[];
     versions jsonb;
     unexplained bigint;
 begin
-    perform recovery.require_read_committed();
-    -- the heaviest lock first: whoever has called the masker is waited for before anything is written
+    perform recovery.require_isolation('read committed');
+    -- the heaviest lock first: whoever has read through the masking views is waited for before anything is written
     lock table masking.keys in access exclusive mode;
     -- dbt's models take turns with this
     lock table only marts.rejected_logins in share update exclusive mode;
 
     old_keys := array(select keys from masking.keys);
-    -- TRUNCATE gives the table a new file and removes the old one with its bytes, which an update would leave
+    -- TRUNCATE gives the table a new file and removes the old one with its bytes, which an update or a delete would leave
     truncate masking.keys;
     insert into masking.keys
-    select * from unnest(old_keys);
-    perform masking.create_key(old_key.domain) from unnest(old_keys) as old_key where old_key.domain != 'erased_user';
+    select * from unnest(old_keys) as old_key where old_key.domain = 'erased_user';
+    perform masking.create_key(old_key.domain, old_key.version + 1) from unnest(old_keys) as old_key where old_key.domain != 'erased_user';
     versions := (select jsonb_object_agg(keys.domain, keys.version) from masking.keys where keys.domain != 'erased_user');
 
+    -- the keys of this table prove that old and new tokens match one to one
+    create temporary table pairs (old_token text primary key, new_token text not null unique) on commit drop;
+    alter table pg_temp.pairs alter column old_token set statistics 0, alter column new_token set statistics 0;
+    insert into pg_temp.pairs (old_token, new_token)
+    select
+        masking.token(old_key.version, old_key.inner_block, old_key.outer_block, plain.canonical_value) as old_token,
+        masking.token(keys.version, keys.inner_block, keys.outer_block, plain.canonical_value) as new_token
+    from (select distinct personal_values.domain, personal_values.canonical_value from staging.personal_values) as plain
+    inner join masking.keys on plain.domain = keys.domain
+    inner join unnest(old_keys) as old_key on plain.domain = old_key.domain;
+    get diagnostics changed_tokens = row_count;
+    analyze pg_temp.pairs;
+
     with
-    canonical_values as (
-        select distinct
-            personal_values.domain,
-            personal_values.canonical_value
-        from staging.personal_values
-    ),
-
-    pairs as (
-        select
-            masking.token(old_key.version, old_key.inner_block, old_key.outer_block, canonical_values.canonical_value) as old_token,
-            masking.token(keys.version, keys.inner_block, keys.outer_block, canonical_values.canonical_value) as new_token
-        from canonical_values
-        inner join masking.keys on canonical_values.domain = keys.domain
-        inner join unnest(old_keys) as old_key on canonical_values.domain = old_key.domain
-    ),
-
-    tokens as materialized (
+    changes as (
         select
             login_tokens.message_id,
             login_tokens.sent_at,
-            login_tokens.column_name,
-            pairs.old_token,
-            pairs.new_token
+            jsonb_object_agg(login_tokens.column_name, pairs.new_token) as new_tokens
         from recovery.login_tokens
-        left join pairs on login_tokens.token = pairs.old_token
-    ),
-
-    changes as (
-        select
-            tokens.message_id,
-            tokens.sent_at,
-            jsonb_object_agg(tokens.column_name, tokens.new_token) as new_tokens
-        from tokens
-        where tokens.new_token is not null
-        group by tokens.message_id, tokens.sent_at
+        inner join pg_temp.pairs on login_tokens.token = pairs.old_token
+        group by login_tokens.message_id, login_tokens.sent_at
     ),
 
     deleted as (
@@ -88,16 +75,17 @@ begin
         on conflict (relation) do update set deleted_at = excluded.deleted_at
     )
 
-    select
-        (select count(*) from inserted),
-        count(distinct (tokens.message_id, tokens.sent_at)) filter (where tokens.new_token is null),
-        count(distinct tokens.old_token),
-        count(*) filter (where tokens.new_token is null and raw_logins.message_id is not null)
-    into changed_logins, kept_logins, changed_tokens, unexplained
-    from tokens
-    left join staging.raw_logins
-        on tokens.new_token is null and tokens.message_id = raw_logins.message_id and tokens.sent_at = raw_logins.sent_at;
+    select count(*) into changed_logins from inserted;
 
+    select
+        count(distinct (kept.message_id, kept.sent_at)),
+        count(raw_logins.message_id)
+    into kept_logins, unexplained
+    from (
+        select login_tokens.message_id, login_tokens.sent_at from recovery.login_tokens
+        where not exists (select from pg_temp.pairs where pairs.new_token = login_tokens.token)
+    ) as kept
+    left join staging.raw_logins on kept.message_id = raw_logins.message_id and kept.sent_at = raw_logins.sent_at;
     -- every token whose raw message is there must have changed
     if unexplained > 0 then
         raise exception '% tokens are not made of their message', unexplained
@@ -110,4 +98,3 @@ begin
     return next;
 end
 $$;
-comment on function recovery.rotate() is 'Changes the keys and all tokens whose value is still there, in one transaction.';

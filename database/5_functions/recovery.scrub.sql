@@ -35,4 +35,3 @@ begin
     return clean;
 end
 $$;
-comment on function recovery.scrub(regclass) is 'Writes a file anew without its deleted rows; false when it must be done again.';

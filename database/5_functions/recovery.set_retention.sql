@@ -12,4 +12,3 @@ begin
     perform recovery.record('retention_set', jsonb_build_object('raw_days', raw_days));
 end
 $$;
-comment on function recovery.set_retention(integer) is 'Sets how many whole days plain text is kept, 14 at least.';

@@ -15,7 +15,6 @@ as $$
             recovery.audit_seal(
                 audit.previous_seal, audit.entry, audit.recorded_at, audit.actor, audit.act, audit.details
             ) as expected_seal
-
         from recovery.audit
     )
 
@@ -33,7 +32,5 @@ as $$
                 ) = 0 then anchor_entry
             end
         ) as first_broken
-
     from chained;
 $$;
-comment on function recovery.verify_audit(bigint, text) is 'How many entries the audit has, and the first that is missing or changed.';

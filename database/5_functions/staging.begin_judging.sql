@@ -1,7 +1,7 @@
 -- What a dbt model needs before it takes messages from the work list: a key for every domain, the outcomes' partitions, and a list
--- without erased persons. Call it in a repeatable read transaction that holds the models' lock (see the macro begin_judging):
--- the model then sees exactly the messages that were looked at here.
-create or replace function staging.begin_judging()
+-- without erased persons. The model then takes the first *max_messages* of the list, or all. Call it in a repeatable read transaction
+-- that holds the models' lock (see the macro begin_judging): the model then sees exactly the messages that were looked at here.
+create or replace function staging.begin_judging(max_messages bigint default null)
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
@@ -12,42 +12,50 @@ declare
         cross join lateral (values (fields.domain), (fields.fallback_domain)) as wanted (domain)
         where wanted.domain is not null and wanted.domain not in (select keys.domain from masking.keys)
     );
-    month date;
+    listed bigint;
 begin
+    perform recovery.require_isolation('repeatable read');
     if domains_without_key is not null then
         raise exception 'no masking key for domain %; run python -m loader migrate', domains_without_key
             using errcode = 'no_data_found';
     end if;
 
-    for month in
-        select distinct date_trunc('month', unjudged.sent_at)::date from staging.unjudged
-    loop
-        perform staging.ensure_partition(
-            outcome, to_char(month, 'YYYYMM'), month::timestamptz, (month + interval '1 month')::timestamptz
-        )
-        from unnest(array['marts.user_logins', 'marts.rejected_logins']::regclass[]) as outcome;
-    end loop;
+    listed := (select count(*) from staging.unjudged);
+    -- a bound on the key and no LIMIT, which would keep parallel workers from what is done with the rows
+    perform set_config('staging.last_message_id', coalesce((
+        select unjudged.message_id from staging.unjudged
+        where listed > max_messages order by unjudged.message_id offset max_messages - 1 limit 1
+    ), ''), true);
+    -- a few messages are looked up by key; the planner, which does not count on run-time pruning, would read every partition for them
+    if listed * 50 < (
+        select sum(pg_class.reltuples) from pg_inherits
+        inner join pg_class on pg_inherits.inhrelid = pg_class.oid
+        where pg_inherits.inhparent = 'staging.raw_logins'::regclass
+    ) then
+        perform set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
+    end if;
+
+    perform staging.ensure_partition(outcome, to_char(month, 'YYYYMM'), month, month + interval '1 month')
+    from (select distinct date_trunc('month', unjudged.sent_at) as month from staging.unjudged) as months
+    cross join unnest(array['marts.user_logins', 'marts.rejected_logins']::regclass[]) as outcome;
 
     if exists (select from recovery.tombstones) or exists (select from recovery.erased_messages) then
         perform recovery.delete_messages(array_agg(unwanted.message_id), array_agg(unwanted.sent_at))
         from (
-            select
-                unjudged.message_id,
-                unjudged.sent_at
-            from staging.unjudged
+            select unjudged.* from staging.unjudged
             inner join recovery.erased_messages
                 on unjudged.message_id = erased_messages.message_id and unjudged.sent_at = erased_messages.sent_at
             union
-            select
-                unjudged.message_id,
-                unjudged.sent_at
-            from staging.unjudged
+            select unjudged.* from staging.unjudged
             inner join staging.raw_logins
                 on unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at
+            inner join masking.keys on keys.domain = 'erased_user'
             inner join recovery.tombstones
-                on tombstones.user_token = recovery.person_token(staging.event(raw_logins.body) ->> 'user_id')
+                on tombstones.user_token = masking.token(
+                    keys.version, keys.inner_block, keys.outer_block,
+                    recovery.canonical_user_id(staging.event(raw_logins.body) ->> 'user_id')
+                )
         ) as unwanted;
     end if;
 end
 $$;
-comment on function staging.begin_judging() is 'Prepares the run of a dbt model: keys, partitions, a work list without erased persons.';

@@ -15,4 +15,3 @@ begin
     end loop;
 end
 $$;
-comment on function staging.ensure_partitions(date[]) is 'Makes the partitions of the given UTC dates where they are missing.';

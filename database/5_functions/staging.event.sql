@@ -10,4 +10,3 @@ return case
         and pg_input_is_valid(body, 'jsonb')
         then body::jsonb
 end;
-comment on function staging.event(text) is 'The event in a message body as jsonb; null where the body cannot be read as JSON.';

@@ -9,7 +9,7 @@
     {%- if target.name == 'production' -%}
         set transaction isolation level repeatable read;
         lock table only marts.rejected_logins in share update exclusive mode;
-        select staging.begin_judging()
+        select staging.begin_judging({{ var('max_messages_per_run') }})
     {%- endif -%}
 {%- endmacro %}
 
@@ -45,7 +45,6 @@
 
             insert into staging.unjudged (message_id, sent_at)
             select message_id, sent_at from taken_back
-            on conflict do nothing
 
         )
 

@@ -10,6 +10,24 @@ raw_logins as (
 
 ),
 
+unjudged as (
+
+    select * from {{ source('staging', 'unjudged') }}
+
+),
+
+user_logins as (
+
+    select * from {{ ref('user_logins') }}
+
+),
+
+rejected_logins as (
+
+    select * from {{ ref('rejected_logins') }}
+
+),
+
 places as (
 
     select
@@ -20,18 +38,17 @@ places as (
 
     from raw_logins
 
-    left outer join {{ source('staging', 'unjudged') }} as unjudged
-        on raw_logins.message_id = unjudged.message_id and raw_logins.sent_at = unjudged.sent_at
+    left outer join unjudged on raw_logins.message_id = unjudged.message_id and raw_logins.sent_at = unjudged.sent_at
 
     -- lateral with a limit: a look-up for each message of the day, and never a pass over the history
     left outer join lateral (
-        select user_logins.message_id from {{ ref('user_logins') }} as user_logins
+        select user_logins.message_id from user_logins
         where user_logins.message_id = raw_logins.message_id and user_logins.sent_at = raw_logins.sent_at
         limit 1 -- noqa: AM09
     ) as masked on true
 
     left outer join lateral (
-        select rejected_logins.message_id from {{ ref('rejected_logins') }} as rejected_logins
+        select rejected_logins.message_id from rejected_logins
         where rejected_logins.message_id = raw_logins.message_id and rejected_logins.sent_at = raw_logins.sent_at
         limit 1 -- noqa: AM09
     ) as rejected on true

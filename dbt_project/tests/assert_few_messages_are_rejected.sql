@@ -11,15 +11,42 @@
 
 with
 
+raw_logins as (
+
+    select * from {{ source('staging', 'raw_logins') }}
+
+),
+
+unjudged as (
+
+    select * from {{ source('staging', 'unjudged') }}
+
+),
+
+rejected_logins as (
+
+    select * from {{ ref('rejected_logins') }}
+
+),
+
 outcomes as (
 
-    select false as is_rejected from {{ ref('user_logins') }}
-    where sent_at > now() - interval '1 day'
+    select rejected.message_id is not null as is_rejected
 
-    union all
+    from raw_logins
 
-    select true as is_rejected from {{ ref('rejected_logins') }}
-    where sent_at > now() - interval '1 day'
+    left outer join unjudged on raw_logins.message_id = unjudged.message_id and raw_logins.sent_at = unjudged.sent_at
+
+    -- lateral with a limit: a look-up for each message of the day, and never a pass over the history
+    left outer join lateral (
+        select rejected_logins.message_id from rejected_logins
+        where rejected_logins.message_id = raw_logins.message_id and rejected_logins.sent_at = raw_logins.sent_at
+        limit 1 -- noqa: AM09
+    ) as rejected on true
+
+    where
+        raw_logins.sent_at > now() - interval '1 day'
+        and unjudged.message_id is null
 
 )
 

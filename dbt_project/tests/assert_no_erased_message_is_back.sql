@@ -7,6 +7,18 @@ erased_messages as (
 
 ),
 
+raw_logins as (
+
+    select * from {{ source('staging', 'raw_logins') }}
+
+),
+
+unjudged as (
+
+    select * from {{ source('staging', 'unjudged') }}
+
+),
+
 present as (
 
     select
@@ -29,10 +41,9 @@ present as (
         raw_logins.message_id,
         raw_logins.sent_at
 
-    from {{ source('staging', 'raw_logins') }} as raw_logins
+    from raw_logins
 
-    left outer join {{ source('staging', 'unjudged') }} as unjudged
-        on raw_logins.message_id = unjudged.message_id and raw_logins.sent_at = unjudged.sent_at
+    left outer join unjudged on raw_logins.message_id = unjudged.message_id and raw_logins.sent_at = unjudged.sent_at
 
     where unjudged.message_id is null
 

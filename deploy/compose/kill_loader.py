@@ -1,4 +1,4 @@
-"""For the test alone: kills the loader whose container it shares the processes of, with SIGKILL, when asked by POST."""
+"""For the test only: on a POST, kills the loader with SIGKILL; this container shares the process namespace of the loader's."""
 
 import http.server
 
@@ -6,13 +6,13 @@ import psutil
 
 
 class Killer(http.server.BaseHTTPRequestHandler):
-    """Kills at each POST; the loader's container ends with it, and so does this process, before it can answer."""
+    """Kills on each POST. The loader's container ends, and this process with it, before it can answer."""
 
     def do_POST(self) -> None:
-        """Kill what the container's init has started."""
+        """Kill every child of the container's init process."""
         for process in psutil.Process(1).children():
             process.kill()
 
 
 if __name__ == "__main__":
-    http.server.HTTPServer(("0.0.0.0", 9465), Killer).serve_forever()  # noqa: S104  on the compose network, which publishes no port of it
+    http.server.HTTPServer(("0.0.0.0", 9465), Killer).serve_forever()  # noqa: S104  compose publishes no port of this service

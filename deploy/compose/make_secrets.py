@@ -1,14 +1,14 @@
-"""Makes the passwords of the compose project, once, each where only its readers' containers see it.
+"""Creates the passwords of the compose project once, each in a volume that only its readers' containers mount.
 
-A password that the environment sets (from .env, say) is taken as it is; any other is random, and kept when it is there already.
-Mounted below /secrets is one volume for each kind of reader.
+A password from the environment (from .env, for example) is used as it is. Any other is random, and kept if it exists already.
+One volume for each kind of reader is mounted below /secrets.
 """
 
 import os
 import secrets
 from pathlib import Path
 
-# volume to the variables that it holds
+# the variables in each volume
 READERS = {
     "admin": ("ADMIN_PASSWORD", "LOADER_PASSWORD", "TRANSFORMER_PASSWORD", "ANALYST_PASSWORD", "PRIVACY_OFFICER_PASSWORD"),
     "loader": ("LOADER_PASSWORD",),
@@ -19,7 +19,7 @@ READERS = {
 
 
 def make(directory: Path) -> None:
-    """Write what is missing or set below *directory*; a container sees its own volume alone, so any uid in it may read."""
+    """Write the passwords below *directory*. Any uid may read a file, because a container mounts only its own volume."""
     for name in READERS["admin"]:
         first = directory / "admin" / name
         value = os.environ.get(name) or (first.read_text() if first.exists() else secrets.token_urlsafe(24))

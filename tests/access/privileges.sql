@@ -17,7 +17,7 @@ relations as (
     select
         pg_class.*,
         ours.nspname || '.' || case
-            when pg_class.relispartition then regexp_replace(pg_class.relname, '[0-9]{8}', '<date>')
+            when pg_class.relispartition then regexp_replace(pg_class.relname, '[0-9]{6,8}$', '<date>')
             else pg_class.relname
         end as full_name
     from pg_class

@@ -24,6 +24,13 @@ def test_loader_lands_a_message_twice_and_it_is_there_once(masked: Database) -> 
         assert [connection.execute(f"{INSERT} on conflict do nothing".encode()).rowcount for _ in range(2)] == [1, 0]
 
 
+@pytest.mark.parametrize("sent_at", ["infinity", "-infinity", "0044-03-15 BC", "12026-01-01"])
+def test_loader_cannot_list_a_time_that_would_stop_every_run(masked_for_all: Database, sent_at: str) -> None:
+    """dbt makes the partitions of each month on the list, and no message was sent in a month that none can be made for."""
+    with masked_for_all.connect("loader") as loader, pytest.raises(errors.CheckViolation):
+        loader.execute("insert into staging.unjudged (message_id, sent_at) values ('mine', %s)", [sent_at])
+
+
 def test_loader_makes_the_partition_of_a_day(masked: Database) -> None:
     with masked.connect("loader") as connection:
         connection.execute("select staging.ensure_partitions(array[date '2024-02-29'])")
@@ -57,8 +64,9 @@ def test_a_temp_table_of_the_loaders_does_not_come_before_the_catalog(masked: Da
 
     def makes_the_partition(search_path: str) -> bool:
         with masked.connect("loader") as connection:
-            connection.execute("create temp table pg_class (relnamespace regnamespace, relname text)")
-            connection.execute("insert into pg_class values ('staging', 'raw_logins_20240229'); grant select on pg_class to public")
+            connection.execute("create temp table pg_class (oid oid, relnamespace regnamespace, relname text)")
+            connection.execute("insert into pg_class values ('staging.raw_logins'::regclass, 'staging', 'mine')")
+            connection.execute("grant select on pg_class to public")
             connection.execute(f"set search_path = {search_path}".encode())
             connection.execute("select staging.ensure_partitions(array[date '2024-02-29'])")
         return bool(masked.value("select to_regclass('staging.raw_logins_20240229') is not null"))
@@ -67,6 +75,7 @@ def test_a_temp_table_of_the_loaders_does_not_come_before_the_catalog(masked: Da
     with masked.connect() as connection:
         connection.execute("drop table staging.raw_logins_20240229")
         connection.execute("alter function staging.ensure_partitions(date[]) reset search_path")
+        connection.execute("alter function staging.ensure_partition(regclass, text, timestamptz, timestamptz) reset search_path")
     assert not makes_the_partition("pg_temp, pg_catalog")
 
 
@@ -82,26 +91,19 @@ def test_a_temp_table_of_the_loaders_does_not_come_before_the_catalog(masked: Da
     Attack("emptying staging", "truncate staging.raw_logins", "grant truncate on staging.raw_logins to loader"),
     Attack("locking staging", "do $$ begin lock table staging.raw_logins; end $$", WRITE),
     Attack(
-        "choosing the transaction that landed a row",
-        "insert into staging.raw_logins (message_id, sent_at, body, landed_xid) select 'mine', now(), 'x', '1'",
-        "grant insert (landed_xid) on staging.raw_logins to loader",
+        "choosing when a message landed",
+        "insert into staging.raw_logins (message_id, sent_at, body, landed_at) select 'mine', now(), 'x', now()",
+        "grant insert (landed_at) on staging.raw_logins to loader",
     ),
     Attack("a trigger on staging", TRIGGER.format("staging.raw_logins"), "grant trigger on staging.raw_logins to loader"),
     Attack("dropping a partition", "drop table {partition}", "grant pipeline_owner to loader"),
     Attack("reading a partition", "select body from {partition}", "grant pipeline_owner to loader"),
-    Attack("reading marks", "select * from staging.watermarks", "grant select on staging.watermarks to loader"),
+    Attack("reading the work list", "select count(*) from staging.unjudged", "grant select on staging.unjudged to loader"),
+    Attack("taking a message off the work list", "delete from staging.unjudged", "grant select, delete on staging.unjudged to loader"),
+    Attack("emptying the work list", "truncate staging.unjudged", "grant truncate on staging.unjudged to loader"),
     Attack("reading marts", "select message_id from marts.user_logins", "grant transformer to loader"),
     Attack("reading a view", "select masked_ip from analytics.user_logins", "grant analyst to loader"),
-    Attack(
-        "calling the masker",
-        "select masking.token('ip', '192.0.2.1')",
-        "grant usage on schema masking to loader; grant execute on function masking.token(text, text) to loader",
-    ),
-    Attack(
-        "an advisory lock that stops a migrate",
-        "select pg_advisory_lock(1)",
-        "grant execute on function pg_advisory_lock(bigint) to loader",
-    ),
+    Attack("reading what is masked", "select count(masked_ip) from staging.unjudged_logins", "grant transformer to loader"),
 )
 def test_loader_is_refused(masked_for_all: Database, attack: Attack) -> None:
     assert_refused(masked_for_all, "loader", attack)

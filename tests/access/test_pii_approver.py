@@ -12,8 +12,7 @@ DBT = "grant transformer to pii_approver"
     Attack("reading staging", "select body from staging.raw_logins", OWNER),
     Attack("reading a partition of staging", "select body from {partition}", OWNER),
     Attack("reading marts", "select message_id from marts.user_logins", DBT),
-    Attack("calling the masker", "select masking.token('ip', '192.0.2.1')", DBT),
-    Attack("calling a partial mask", "select masking.partial_ip('192.0.2.1')", DBT),
+    Attack("reading what is masked", "select masked_ip from staging.logins", DBT),
     Attack("creating a temp table", "create temp table mine ()", ON_DATABASE.format("temporary", "pii_approver")),
 )
 def test_pii_approver_is_refused(masked_for_all: Database, attack: Attack) -> None:

@@ -39,7 +39,9 @@ def land_quietly(database: Database, *bodies: str) -> None:
             copy.set_types(("text", "text"))
             for number, body in enumerate(bodies):
                 copy.write_row((f"message {number}", body))
-        cursor.execute("insert into staging.raw_logins (message_id, sent_at, body) select message_id, now(), body from incoming")
+        with connection.transaction():
+            cursor.execute("insert into staging.raw_logins (message_id, sent_at, body) select message_id, now(), body from incoming")
+            cursor.execute("insert into staging.unjudged (message_id, sent_at) select message_id, now() from incoming")
 
 
 def test_canary_in_a_load_that_fails(talkative: Talkative, queue: Queue) -> None:
@@ -126,7 +128,7 @@ def test_canary_in_a_migration_that_fails(talkative: Talkative, tmp_path: Path, 
     """A new file casts what is in staging, and the error quotes the value."""
     land_quietly(talkative.database, canaries.NO_ADDRESS)
     files = shutil.copytree(DATABASE_FILES, tmp_path / "database")
-    (files / "7_broken.sql").write_text("select body::inet from staging.raw_logins;")
+    (files / "9_broken.sql").write_text("select body::inet from staging.raw_logins;")
 
     def fail() -> MigrationError:
         talkative.mark()
@@ -135,7 +137,7 @@ def test_canary_in_a_migration_that_fails(talkative: Talkative, tmp_path: Path, 
         return failure.value
 
     error = fail()
-    assert str(error) == "database/7_broken.sql was refused: SQLSTATE 22P02; nothing was changed"
+    assert str(error) == "database/9_broken.sql was refused: SQLSTATE 22P02; nothing was changed"
     assert isinstance(error.__cause__, psycopg.Error)
     assert canaries.found_in(str(error.__cause__))  # the server did tell us
     talkative.assert_nothing_leaked(str(error))
@@ -197,7 +199,7 @@ def test_canary_in_a_dbt_test_that_fails(talkative: Talkative, tmp_path: Path) -
     # the guards removed: a test that shows what it finds, in a table; and one that casts before it looks
     project = shutil.copytree(ROOT / "dbt_project", tmp_path / "project", ignore=shutil.ignore_patterns("target", "logs"))
     settings = project / "dbt_project.yml"
-    settings.write_text(settings.read_text().replace("+store_failures: false", "+store_failures: true\n  +schema: marts"))
+    settings.write_text(settings.read_text().replace("+store_failures: false", "+store_failures: true\n  +schema: analytics"))
     shows = project / "tests" / "generic" / "token_format.sql"
     shows.write_text(shows.read_text().replace("select 1 as malformed", "select {{ column_name }} as malformed"))
     (project / "tests" / "assert_casts.sql").write_text("select 1 from {{ ref('user_logins') }} where masked_device_id::uuid is null")
@@ -207,7 +209,7 @@ def test_canary_in_a_dbt_test_that_fails(talkative: Talkative, tmp_path: Path) -
     careless = support.dbt(database, ["test", "--select", "analytics_user_logins", "assert_casts"], outputs, project)
     with database.connect() as connection:
         stored = {name for name, text in support.readable(connection).items() if canaries.found_in(text)}
-    assert "marts.token_format_analytics_user_logins_masked_device_id" in stored
+    assert "analytics.token_format_analytics_user_logins_masked_device_id" in stored
     for found in (canaries.found_in(careless.stdout), canaries.found_under(outputs / "logs"), canaries.found_under(outputs / "target")):
         assert canaries.DEVICE_ID in found
     assert canaries.found_in(talkative.logged())

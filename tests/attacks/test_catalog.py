@@ -35,7 +35,9 @@ def test_personal_values_are_in_staging_and_in_no_other_relation(masked: Databas
     partition = masked.value("select inhrelid::regclass::text from pg_inherits where inhparent = 'staging.raw_logins'::regclass")
     with masked.connect() as connection:
         texts = support.readable(connection)
-        assert {relation for relation, text in texts.items() if canaries.found_in(text)} == {"staging.raw_logins", partition}
+        holding = {relation for relation, text in texts.items() if canaries.found_in(text)}
+        # the last is a view of the first, for its owner alone
+        assert holding == {"staging.raw_logins", partition, "staging.personal_values"}
         # the guard removed: statistics of bodies
         connection.execute(f"alter table {partition} alter column body set statistics 1000".encode())
         connection.execute(

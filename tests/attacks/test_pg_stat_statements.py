@@ -85,7 +85,7 @@ def test_the_whole_pipeline_leaves_no_key_and_no_value_in_it(talkative: Talkativ
     do("recovery", "expire")
 
     seen = counted(database)
-    for statement in ("copy pg_temp.incoming", "masking.tokens(", "recovery.read_reveal(", "recovery.swap_tokens(", "recovery.erase("):
+    for statement in ("copy pg_temp.incoming", "staging.begin_judging(", "recovery.read_reveal(", "recovery.rotate(", "recovery.erase("):
         assert statement in seen
     # the test's own query, whose constants are struck out
     assert not canaries.found_in(seen)

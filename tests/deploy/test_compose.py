@@ -152,7 +152,7 @@ def test_no_address_and_no_device_of_the_sample_shows_to_an_analyst() -> None:
         "select * from marts.user_logins",
         "select * from marts.rejected_logins",
         "select * from masking.keys",
-        "select masking.token('ip', '192.0.2.1')",
+        "select masking.token(1, '', '', '192.0.2.1')",
         "set role pipeline_owner",
         "create temporary table mine (ip text)",
         "create table public.mine (ip text)",

@@ -97,9 +97,9 @@ def test_every_command_that_a_container_is_started_with_exists(command: tuple[st
 
 
 def test_every_selector_of_a_schedule_is_one_of_dbts() -> None:
-    files = [*KUBERNETES.glob("*.yaml"), TEMPLATE, ROOT / "docker-compose.yml"]
+    files = [*KUBERNETES.glob("*.yaml"), *TEMPLATE.parent.glob("*.json"), TEMPLATE, ROOT / "docker-compose.yml"]
     named = {name for path in files for name in re.findall(r"--selector\W+(\w+)", path.read_text())}
-    assert named == {"after_each_run", "once_a_day"}
+    assert named == {"each_run", "rest"}
     assert named <= {each["name"] for each in yaml.safe_load((ROOT / "dbt_project" / "selectors.yml").read_text())["selectors"]}
 
 
@@ -108,8 +108,8 @@ def test_every_selector_of_a_schedule_is_one_of_dbts() -> None:
     [KUBERNETES / "dbt-test.yaml", KUBERNETES.parent / "overlays" / "aws" / "kustomization.yaml", TEMPLATE, ROOT / "docker-compose.yml"],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_once_a_day_it_is_asked_whether_anything_has_landed_too(path: Path) -> None:
-    assert re.search(r"dbt test --selector once_a_day(?: &&|;|\n) *(?:token; )?dbt source freshness", path.read_text())
+def test_the_daily_schedule_checks_that_something_has_landed(path: Path) -> None:
+    assert re.search(r"dbt build --selector rest(?: &&|;|\n) *(?:token; )?dbt source freshness", path.read_text())
 
 
 def test_kedas_operator_may_ask_for_the_queues_depth_by_a_policy_of_its_own_and_do_nothing_else() -> None:
@@ -273,10 +273,11 @@ def apply(directory: Path, *arguments: str, complete_at_wait: int = 1, failed: s
 def test_a_cluster_gets_the_image_by_its_digest_after_the_old_migration_is_gone(tmp_path: Path) -> None:
     ran, told = apply(tmp_path, "aws", IMAGE)
     assert ran.returncode == 0, ran.stderr
-    kustomize, delete, put, *resources, wait, rollout = told.splitlines()
+    kustomize, delete, put, *resources, wait, views, rollout = told.splitlines()
     assert (kustomize, put) == ("kustomize build", "kubectl apply --filename -")
     assert "delete job migrate --ignore-not-found" in delete
     assert "wait --for=condition=complete" in wait
+    assert "create job --from=cronjob/dbt-test" in views
     assert "rollout status" in rollout
     assert yaml.safe_load("\n".join(resources))["images"] == [
         {"name": "user-logins", "newName": "registry.example/user-logins", "digest": IMAGE.partition("@")[2]}
@@ -296,6 +297,7 @@ def test_a_migration_that_failed_is_not_waited_for(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert ran.stderr == "the migration failed; its log says why: kubectl --namespace user-logins logs job/migrate\n"
     assert told.count(" wait ") == 1
+    assert "create job" not in told
     assert "rollout status" not in told
 
 
@@ -303,3 +305,25 @@ def test_a_cluster_is_not_touched_for_an_image_that_is_named_by_a_tag(tmp_path: 
     ran, told = apply(tmp_path, "aws", "registry.example/user-logins:latest")
     assert (ran.returncode, told) == (os.EX_USAGE, "")
     assert "name it by its digest" in ran.stderr
+
+
+AWS = """#!/bin/sh
+echo "aws $*" >> "$TOLD"
+case $* in
+*" run-task "*) echo arn:of-the-task ;;
+*" wait "*) [ "$(grep -c " wait " "$TOLD")" -eq 2 ] ;;
+*" describe-tasks "*) echo "$CODE" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [("0", 0), ("70", 1), ("None", 1)])
+def test_a_task_on_aws_is_waited_for_and_its_failure_is_passed_on(tmp_path: Path, code: str, exit_code: int) -> None:
+    (tmp_path / "aws").write_text(AWS)
+    (tmp_path / "aws").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TOLD": str(tmp_path / "told"), "CODE": code}
+    ran = support.run([str(TEMPLATE.parent / "run-task"), "dbt", "--overrides", "file://deploy/aws/views.json"], environment)
+    told = (tmp_path / "told").read_text()
+    assert (ran.returncode, ran.stdout) == (exit_code, f"dbt ended with {code}\n")
+    assert re.search("run-task .*--task-definition user-logins-dbt .*--overrides file://deploy/aws/views.json", told)
+    assert told.count(" wait tasks-stopped ") == 2

@@ -131,7 +131,12 @@ def test_plain_values_are_in_the_raw_logins_and_nowhere_else(demo: Demo) -> None
     with demo.clone.connect() as superuser:
         superuser.execute("analyze")
         found = found_in(demo.personal_values, superuser)
+        readers = "select rolname from pg_roles where has_table_privilege(oid, 'staging.personal_values', 'select') "
+        readers += "and not rolsuper and rolname !~ '^pg_'"
+        assert superuser.execute(readers).fetchall() == [("pipeline_owner",)]
     assert found.pop("staging.raw_logins") == demo.personal_values
+    # a view of the raw logins, for recovery alone
+    assert found.pop("staging.personal_values") == demo.personal_values
     assert [relation for relation in found if not relation.startswith("staging.raw_logins_")] == []
 
 

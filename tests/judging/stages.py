@@ -1,4 +1,4 @@
-"""Moments of a `dbt run`: a run is stopped at one, by what hangs in the database, until the gate is opened."""
+"""Moments of a `dbt run`: a run is stopped at one, by a trigger in the database, until the gate is opened."""
 
 import contextlib
 import re
@@ -11,40 +11,34 @@ import psutil
 from sandbox.processes import wait_until
 from tests.judging.conftest import Warehouse
 
-GATE = 7_201_904  # the advisory lock that whoever comes to the gate waits for
+GATE = 7_201_904  # the advisory lock that a trigger waits for
 WAIT_SECONDS = 60
 
 FUNCTIONS = f"""
     create function public.wait_at_gate() returns trigger language plpgsql as
-    $$ begin perform pg_advisory_xact_lock_shared({GATE}); return new; end $$;
+    $$ begin perform pg_advisory_xact_lock_shared({GATE}); return coalesce(new, old); end $$;
     create function public.wait_at_gate_of_definitions() returns event_trigger language plpgsql as
-    $$ begin if current_user = 'transformer' then perform pg_advisory_xact_lock_shared({GATE}); end if; end $$;
+    $$ begin if session_user = 'transformer' then perform pg_advisory_xact_lock_shared({GATE}); end if; end $$;
 """
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a run stops: the trigger that stops it there, what the server is doing for it then, and how the run before it was run."""
+    """Where a run stops: the trigger that stops it, and what the server does for the run at that moment."""
 
     trigger: str
     statement: str
-    is_first_run: bool = False
-    before: tuple[str, ...] = ()
 
 
-def _row(table: str, message_id: str) -> str:
-    condition = f"when (new.message_id = '{message_id}')"
-    return f"create trigger gate before insert on marts.{table} for each row {condition} execute function public.wait_at_gate()"
+def _row(event: str, table: str, message_id: str) -> str:
+    row = "old" if event == "delete" else "new"
+    condition = f"when ({row}.message_id = '{message_id}')"
+    return f"create trigger gate before {event} on {table} for each row {condition} execute function public.wait_at_gate()"
 
 
 def _commit(table: str, message_id: str) -> str:
     condition = f"deferrable initially deferred for each row when (new.message_id = '{message_id}')"
     return f"create constraint trigger gate after insert on marts.{table} {condition} execute function public.wait_at_gate()"
-
-
-def _watermark(consumer: str, column: str) -> str:
-    condition = f"when (new.consumer = '{consumer}' and new.{column} <> old.{column})"
-    return f"create trigger gate before update on staging.watermarks for each row {condition} execute function public.wait_at_gate()"
 
 
 def _definition(tag: str) -> str:
@@ -54,27 +48,25 @@ def _definition(tag: str) -> str:
 # Half of the rows are written when a run comes to one of these.
 MASKED_ID, REJECTED_ID = "good-250", "bad-25"
 STAGES = {
-    "making the tables": Stage(_definition("CREATE TABLE"), r"do \$create\$", is_first_run=True),
-    "masking the increment": Stage(_definition("CREATE TABLE AS"), "create temporary table increment"),
-    "writing user_logins": Stage(_row("user_logins", MASKED_ID), r'insert into "\w+"\."marts"\."user_logins"'),
-    "closing the window of user_logins": Stage(_watermark("user_logins", "taken_before"), "close_window"),
+    "making a month's partitions": Stage(_definition("CREATE TABLE"), r"staging\.begin_judging\(\)"),
+    "masking the increment": Stage(_definition("CREATE TABLE AS"), "create temporary table"),
+    "writing user_logins": Stage(_row("insert", "marts.user_logins", MASKED_ID), r'insert into "\w+"\."marts"\."user_logins"'),
+    "taking logins off the list": Stage(_row("delete", "staging.unjudged", MASKED_ID), r"delete from staging\.unjudged"),
     "committing user_logins": Stage(_commit("user_logins", MASKED_ID), "^COMMIT$"),
-    "between the models": Stage(_watermark("rejected_logins", "window_before"), "open_window"),
-    "writing rejected_logins": Stage(_row("rejected_logins", REJECTED_ID), r'insert into "\w+"\."marts"\."rejected_logins"'),
-    "closing the window of rejected_logins": Stage(_watermark("rejected_logins", "taken_before"), "close_window"),
+    "writing rejected_logins": Stage(
+        _row("insert", "marts.rejected_logins", REJECTED_ID), r'insert into "\w+"\."marts"\."rejected_logins"'
+    ),
+    "taking rejections off the list": Stage(_row("delete", "staging.unjudged", REJECTED_ID), r"delete from staging\.unjudged"),
     "committing rejected_logins": Stage(_commit("rejected_logins", REJECTED_ID), "^COMMIT$"),
-    "making a view": Stage(_definition("CREATE VIEW"), "create (temporary )?view", is_first_run=True),
-    "comparing a view": Stage(_definition("CREATE VIEW"), "create temporary view"),
-    "replacing a view": Stage(_definition("DROP VIEW"), "drop view if exists", before=("--vars", '{"min_group_users": 6}')),
-    "dropping what it was compared with": Stage(_definition("DROP VIEW"), 'drop view "pg_temp"'),
+    "making a view": Stage(_definition("CREATE VIEW"), "create view"),
+    "dropping the view of before": Stage(_definition("DROP VIEW"), "drop %s if exists"),
 }
 
 
 @contextlib.contextmanager
 def gate(warehouse: Warehouse, stage: Stage) -> Iterator[None]:
-    """Stop every run at *stage* until the block is left. What is to be there before, a run over nothing has made."""
-    if not stage.is_first_run:
-        warehouse.dbt("run", *stage.before)
+    """Stop every run at *stage* until the block is left. A run over nothing has made the views before."""
+    warehouse.dbt("run")
     with warehouse.database.connect() as holder:
         holder.execute(FUNCTIONS.encode())
         holder.execute(stage.trigger.encode())
@@ -94,7 +86,7 @@ def comes_to(warehouse: Warehouse, run: ForkServerProcess, stage: Stage) -> None
 
 
 def waits(warehouse: Warehouse, run: ForkServerProcess) -> bool:
-    """Wait until *run* waits for a lock in a transaction of its own; False when it ended instead."""
+    """Wait until *run* waits for a lock in a transaction; False when it ended instead."""
     assert wait_until(lambda: bool(transactions(warehouse, run, "wait_event_type = 'Lock'")) or not run.is_alive(), WAIT_SECONDS)
     return run.is_alive()
 

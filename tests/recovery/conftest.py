@@ -73,6 +73,9 @@ class Masked:
                 connection.cursor().executemany(
                     "insert into staging.raw_logins (message_id, sent_at, body) values (%s, %s, %s) on conflict do nothing", rows
                 )
+                connection.cursor().executemany(
+                    "insert into staging.unjudged (message_id, sent_at) values (%s, %s) on conflict do nothing", [row[:2] for row in rows]
+                )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -162,6 +165,13 @@ def accepted(masked: Masked, messages: tuple[Message, ...]) -> dict[str, tuple[s
     sent = {one.message_id: one for one in messages}
     rows = masked.rows("select message_id, masked_ip, masked_device_id from marts.user_logins")
     return {message_id: (ip, device, sent[message_id]) for message_id, ip, device in rows}
+
+
+def begin_judging(dbt: psycopg.Connection[Any]) -> None:
+    """What dbt does before a model's statement, in its transaction: the macro begin_judging."""
+    dbt.execute("set transaction isolation level repeatable read")
+    dbt.execute("lock table only marts.rejected_logins in share update exclusive mode")
+    dbt.execute("select staging.begin_judging()")
 
 
 def wait_until(masked: Masked, condition: str) -> None:

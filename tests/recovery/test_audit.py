@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from psycopg import errors
 
-from tests.recovery.conftest import PII_ROLES, Masked
+from tests.recovery.conftest import PII_ROLES, Masked, login
 from tests.support import run
 
 ENTRIES = 8
@@ -125,3 +125,10 @@ def test_acts_at_the_same_time_make_one_chain(unmasked: Masked) -> None:
         list(people.map(act, range(8)))
 
     assert unmasked.recovery("verify-audit") == "80 entries hold\n"
+
+
+def test_a_person_who_is_given_twice_is_counted_once(unmasked: Masked) -> None:
+    unmasked.land([login("twin", "192.0.2.1", "device-1"), login("twin", "192.0.2.2", "device-2"), login("other", "192.0.2.3", "device-3")])
+    assert len(unmasked.recovery("erase", stdin="twin\nother\n twin\n").splitlines()) == 3
+    details = unmasked.value("select details from recovery.audit where act = 'erased'")
+    assert (details["persons"], details["raw_messages"]) == (2, 3)

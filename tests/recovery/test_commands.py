@@ -27,7 +27,7 @@ NOBODY = str(uuid.UUID(int=0))
         (["request", "192.0.2.1", "--purpose", "fraud", "--legal-reference", "case 1"], {}, os.EX_NOPERM, "reveal refused"),
         (["retention", "13"], {}, os.EX_DATAERR, "retention is at least 14 days"),
         (["verify-audit", "head"], {}, os.EX_DATAERR, "an anchor is ENTRY:SEAL"),
-        (["rotate"], {"PGUSER": "pii_approver", "PGPASSWORD": "PII_APPROVER_PASSWORD"}, os.EX_NOPERM, "permission denied"),
+        (["expire"], {"PGUSER": "pii_approver", "PGPASSWORD": "PII_APPROVER_PASSWORD"}, os.EX_NOPERM, "permission denied"),
     ],
 )
 def test_a_refusal_is_one_line_and_an_exit_code(

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not REAL_EVENTS.exists(), reason="the real event
 
 TEMPLATE = "real_events"
 TOKENS = "select message_id, masked_ip, masked_device_id, masked_network from marts.user_logins"
-BOOKS = "select sum(landed), sum(masked), sum(rejected), sum(erased), sum(awaiting + lost + in_both) from marts.daily_reconciliation"
+BOOKS = "select sum(landed), sum(masked), sum(rejected), sum(erased), sum(waiting + lost + in_both) from analytics.daily_reconciliation"
 
 
 @pytest.fixture(scope="module")

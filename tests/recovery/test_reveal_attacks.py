@@ -300,13 +300,12 @@ def test_a_reading_says_the_same_whatever_it_is_refused_for(
 @pytest.mark.parametrize(
     "statement",
     [
-        "select * from recovery.messages_of(array['v1:0'])",
+        "select * from recovery.login_tokens",
+        "select * from staging.personal_values",
         "select recovery.record('reveal_opened', '{}')",
-        "select * from recovery.masked_values('{}')",
         "select * from recovery.reveals",
         "update recovery.reveals set approver = 'somebody'",
         "select * from masking.keys",
-        "select * from recovery.next_keys",
         "select * from recovery.tombstones",
         "insert into recovery.audit select * from recovery.audit",
     ],
@@ -331,9 +330,9 @@ def test_what_lies_behind_the_steps_cannot_be_called_or_read_directly(masked_for
         ("pii_approver", f"open_reveal('{uuid.UUID(int=0)}')"),
         ("pii_approver", f"read_reveal('{uuid.UUID(int=0)}')"),
         ("privacy_officer", f"read_reveal('{uuid.UUID(int=0)}')"),
-        ("pii_requester", "erase('u')"),
-        ("pii_approver", "swap_tokens()"),
-        ("transformer", "erase('u')"),
+        ("pii_requester", "erase('{u}')"),
+        ("pii_approver", "rotate()"),
+        ("transformer", "erase('{u}')"),
         ("transformer", "expire_next()"),
     ],
 )
@@ -356,27 +355,9 @@ def test_a_mart_that_lies_about_a_token_reveals_nothing_of_another(
     masked: Masked, story: dict[str, Message], requester: Connection, approver: Connection
 ) -> None:
     victim = story["new shared"]
-    with masked.connect("transformer") as transformer:
-        transformer.execute("update marts.user_logins set masked_ip = %s where message_id = %s", (TOKEN, victim.message_id))
+    with masked.connect() as admin:
+        admin.execute("update marts.user_logins set masked_ip = %s where message_id = %s", (TOKEN, victim.message_id))
     reveal_id = request(requester, TOKEN)
     approve(approver, reveal_id)
     open_(requester, reveal_id)
     assert read(requester, reveal_id) == []
-
-
-def test_a_trigger_that_dbts_role_hangs_on_its_table_cannot_read_the_keys(masked: Masked) -> None:
-    with masked.connect("transformer") as transformer:
-        transformer.execute("create table marts.loot (found text)")
-        transformer.execute(
-            "create function marts.steal() returns trigger language plpgsql as $$ begin "
-            "insert into marts.loot select current_user || ' ' || has_table_privilege('masking.keys', 'select')"
-            " || ' ' || has_table_privilege('staging.raw_logins', 'delete') || ' ' || has_schema_privilege('recovery', 'create');"
-            " return old; end $$"
-        )
-        transformer.execute("create trigger steal after delete on marts.user_logins for each statement execute function marts.steal()")
-        transformer.execute("grant execute on function marts.steal() to public")
-    with masked.connect("privacy_officer") as officer:
-        officer.execute("select recovery.erase('nobody')")
-
-    # control: the trigger did run
-    assert masked.rows("select found from marts.loot") == [("marts_keeper false false false",)]

@@ -136,7 +136,9 @@ def test_dbts_profile_is_private_and_gives_the_sandboxs_values_as_defaults(folde
     write_dbt_profile(SANDBOX | {"TRANSFORMER_PASSWORD": r"it's \ odd", "PGSSLMODE": "prefer"})
     written = folder / "dbt_project" / "profiles.yml"
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
-    output = yaml.safe_load(written.read_text())["user_logins"]["outputs"]["default"]
+    profile = yaml.safe_load(written.read_text())["user_logins"]
+    assert (profile["target"], set(profile["outputs"])) == ("production", {"production", "dev"})
+    output = profile["outputs"]["production"]
     assert output["port"] == "{{ env_var('PGPORT', '54320') | as_number }}"
     assert output["password"] == r"{{ env_var('TRANSFORMER_PASSWORD', 'it\'s \\ odd') }}"
     assert output["user"] == "transformer"

@@ -8,9 +8,6 @@ user_logins as (
 
 )
 
-select
-    {%- for column in columns_for_analysts() %}
-    {{ column }}{{ ',' if not loop.last }}
-    {%- endfor %}
+select {{ columns_for_analysts() }}
 
 from user_logins

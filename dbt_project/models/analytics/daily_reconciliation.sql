@@ -6,9 +6,14 @@ raw_logins as (
 
 ),
 
+-- a message that SQS delivered again may be listed twice
 unjudged as (
 
-    select * from {{ source('staging', 'unjudged') }}
+    select distinct
+        message_id,
+        sent_at
+
+    from {{ source('staging', 'unjudged') }}
 
 ),
 

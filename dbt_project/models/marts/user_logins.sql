@@ -9,21 +9,13 @@ logins as (
 accepted as (
 
     select
-        user_id,
-        device_type,
-        masked_ip,
-        masked_device_id,
-        locale,
-        app_version,
+        *,
         (sent_at at time zone 'UTC')::date as create_date,
         masked_network is not null as ip_is_valid,
-        masked_network,
         case
             when app_version ~ '^[0-9]{1,9}([.][0-9]{1,9})*$'
                 then string_to_array(app_version, '.')::integer[]
-        end as app_version_parts,
-        message_id,
-        sent_at
+        end as app_version_parts
 
     from logins
 
@@ -31,7 +23,21 @@ accepted as (
 
 )
 
-select * from accepted
+select
+    user_id,
+    device_type,
+    masked_ip,
+    masked_device_id,
+    locale,
+    app_version,
+    create_date,
+    ip_is_valid,
+    masked_network,
+    app_version_parts,
+    message_id,
+    sent_at
+
+from accepted
 
 -- in the order of the key, in which rows are inserted at half the price
 order by message_id
