@@ -63,8 +63,7 @@ def sizing(bench: Bench) -> list[Result]:
                 "DBT_TARGET_PATH": directory,
                 "DBT_LOG_PATH": directory,
             }
-            connection.execute("drop table if exists marts.user_logins, marts.rejected_logins cascade")
-            connection.execute("truncate staging.raw_logins, staging.unjudged")
+            connection.execute("truncate staging.raw_logins, staging.unjudged, marts.user_logins, marts.rejected_logins")
             connection.execute("checkpoint")  # the first change of a page after it goes into the log as a whole
 
             stub.preload(MESSAGES)
