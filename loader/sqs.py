@@ -22,8 +22,19 @@ LATEST_SENT_MS = 32_503_680_000_000  # the year 3000
 
 UNKNOWN_QUEUE_CODES = frozenset({"QueueDoesNotExist", "InvalidAddress"})
 REFUSED_CODES = frozenset(
-    ["AccessDenied", "IncompleteSignature", "InvalidClientTokenId", "InvalidSecurity", "InvalidSignatureException", "KmsAccessDenied"]
-    + ["MissingAuthenticationToken", "NotAuthorized", "OptInRequired", "SignatureDoesNotMatch", "UnrecognizedClientException"]
+    [
+        "AccessDenied",
+        "IncompleteSignature",
+        "InvalidClientTokenId",
+        "InvalidSecurity",
+        "InvalidSignatureException",
+        "KmsAccessDenied",
+        "MissingAuthenticationToken",
+        "NotAuthorized",
+        "OptInRequired",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    ]
 )
 UNSUPPORTED_CODES = frozenset({"UnsupportedOperation", "InvalidAction", "UnknownOperationException"})
 # What SQS says of a single message whose receipt handle no longer counts.
