@@ -79,7 +79,8 @@ install: $(STAMP) ## create .venv from requirements-dev.lock
 lock: ## pin the packages of pyproject.toml again
 	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install -qq --disable-pip-version-check uv
 	@$(LOCK) requirements-dev.lock --group dev
-	@$(LOCK) requirements.lock --constraint requirements-dev.lock
+	@awk '/^[a-z]/ {skip = /^(boto3|botocore|s3transfer)==/} !skip' requirements-dev.lock > .venv/lock/constraints # the emulator pins these
+	@$(LOCK) requirements.lock --constraint .venv/lock/constraints
 	@$(subst pyproject.toml,--group deploy,$(LOCK)) requirements-deploy.lock
 
 LOCK = .venv/lock/bin/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -1,20 +1,32 @@
-"""The smallest possible client: it signs, parses and lands nothing, and shows what the stub, this machine and asyncio allow."""
+"""As little client as there can be: what the stub, this machine and asyncio allow.
+
+It sends signed requests, as every client must, parses nothing but lengths and receipt handles, and lands nothing.
+"""
 
 import asyncio
+import datetime as dt
 import functools
 import os
 import re
 import urllib.parse
 from collections import deque
 
+from botocore.credentials import ReadOnlyCredentials
+
+from loader.signing import Endpoint, signed
+
 HANDLE = re.compile(rb'"ReceiptHandle":"([^"]*)"')
 LENGTH = re.compile(rb"Content-Length: (\d+)")
 RECEIVE = b'{"MaxNumberOfMessages":10,"WaitTimeSeconds":1}'
 
 
+ENDPOINT = Endpoint.parse(os.environ.get("AWS_ENDPOINT_URL", "http://unused"), "us-east-1")
+CREDENTIALS = ReadOnlyCredentials("stub", "stub", None)
+
+
 def request(action: str, body: bytes) -> bytes:
-    """An unsigned call."""
-    return f"POST / HTTP/1.1\r\nX-Amz-Target: AmazonSQS.{action}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    """A signed call."""
+    return signed(ENDPOINT, CREDENTIALS, action, body, dt.datetime.now(dt.UTC))
 
 
 class Client(asyncio.Protocol):

@@ -15,7 +15,7 @@ def main() -> None:
 
     def work() -> None:
         while messages := client.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1, MessageSystemAttributeNames=["SentTimestamp"]
+            QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1, MessageSystemAttributeNames=["All"], MessageAttributeNames=["All"]
         ).get("Messages"):
             entries = [{"Id": str(index), "ReceiptHandle": message["ReceiptHandle"]} for index, message in enumerate(messages)]
             client.delete_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]  # these are such entries

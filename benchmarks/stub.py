@@ -35,6 +35,7 @@ LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 ACTION = re.compile(rb"x-amz-target: *AmazonSQS\.(\w+)", re.IGNORECASE)
 DATE = re.compile(rb"x-amz-date: *(\w+)", re.IGNORECASE)
 WAIT = re.compile(rb'"WaitTimeSeconds": ?(\d+)')
+VISIBILITY = re.compile(rb'"VisibilityTimeout": ?(\d+)')
 HANDLE = re.compile(rb'"ReceiptHandle": ?"(\d+)-(\d+)-')
 
 
@@ -43,8 +44,8 @@ class Behaviour:
     """How the stub answers; rates are between 0 and 1, times in seconds."""
 
     round_trip: float = 0.0
-    visibility: int = 30
-    max_receives: int = 0  # after more receives, a message goes to the dead-letter queue; 0: never
+    visibility: int = 30  # the queue's own, for receives that do not say theirs
+    max_receives: int = 0  # more than so many, and a message goes to the dead-letter queue; 0: never
     error_rate: float = 0.0  # HTTP 500 without having done anything
     throttle_rate: float = 0.0  # RequestThrottled
     over_limit_rate: float = 0.0  # OverLimit, for receives
@@ -54,8 +55,10 @@ class Behaviour:
     redeliver_rate: float = 0.0  # a message that was just handed out is visible again at once
     corrupt_rate: float = 0.0  # the body does not match its digest
     checks_time: bool = False  # refuse a signature whose time is not this machine's, within what AWS allows
-    denied: list[str] = field(default_factory=list)  # actions that answer AccessDenied
-    hold: list[str] = field(default_factory=list)  # actions that are done and never answered
+    fail_next: dict[str, int] = field(default_factory=dict)  # so many next calls of an action: InternalError
+    denied: list[str] = field(default_factory=list)  # actions that are refused
+    denied_code: str = "AccessDeniedException"
+    hold: list[str] = field(default_factory=list)  # actions that are done, and never answered
     chunked: bool = False  # answer in chunked encoding
     close_every: int = 0  # close the connection after every so many answers
 
@@ -98,6 +101,7 @@ class Server:
         self.random = random.Random(1)  # noqa: S311  # the same faults in every run
         self.waiting: deque[asyncio.Future[None]] = deque()
         self.polls: set[asyncio.Task[None]] = set()
+        self.receiving = 0
         self.started_at = 0.0
         self.ended_at = 0.0
 
@@ -113,6 +117,14 @@ class Server:
         self.stored.receives += [0] * messages
         self.stored.visible.extend(range(first, first + messages))
         self._wake()
+
+    def lapse(self) -> int:
+        """Have every visibility time-out end now, as if it had passed."""
+        numbers = list(self.stored.in_flight)
+        for number in numbers:
+            self._hide(number, -1)
+        self.expire()
+        return len(numbers)
 
     def redrive(self) -> int:
         """Move the dead letters back, as AWS does: as new messages with new ids."""
@@ -137,8 +149,8 @@ class Server:
                 self.count("expired")
                 self._wake()
 
-    def take(self) -> bytes:
-        """Up to ten visible messages, as the body of a ReceiveMessage answer."""
+    def take(self, seconds: int) -> bytes:
+        """Up to ten visible messages, hidden for *seconds*, as the body of a ReceiveMessage answer."""
         stored, behaviour = self.stored, self.behaviour
         self.expire()
         found: list[str] = []
@@ -153,7 +165,7 @@ class Server:
                 self.count("dead")
                 continue
             found.append(self.render(number))
-            self._hide(number, behaviour.visibility)
+            self._hide(number, seconds)
             if self.happens(behaviour.duplicate_rate) and len(found) < BATCH:
                 stored.receives[number] += 1
                 found.append(self.render(number))
@@ -179,7 +191,8 @@ class Server:
         quoted = text.replace('"', '\\"')
         return (
             f'{{"MessageId":"{message_id(number)}","ReceiptHandle":"{number}-{self.stored.receives[number]}-{PADDING}","MD5OfBody":"{digest}",'
-            f'"Body":"{quoted}","Attributes":{{"SentTimestamp":"{self.stored.sent_ms[number]}"}}}}'
+            f'"Body":"{quoted}","Attributes":{{"SenderId":"AIDAEXAMPLE","ApproximateFirstReceiveTimestamp":"{self.stored.sent_ms[number]}",'
+            f'"ApproximateReceiveCount":"{self.stored.receives[number]}","SentTimestamp":"{self.stored.sent_ms[number]}"}}}}'
         )
 
     def delete(self, request: bytes) -> bytes:
@@ -187,9 +200,7 @@ class Server:
         stored = self.stored
         handles = HANDLE.findall(request)
         if not handles:
-            return (
-                b'{"Failed":[{"Id":"probe","Code":"ReceiptHandleIsInvalid","SenderFault":true,"Message":"The receipt handle is invalid."}]}'
-            )
+            return b'{"Failed":[{"Id":"0","Code":"ReceiptHandleIsInvalid","SenderFault":true,"Message":"The receipt handle is invalid."}]}'
         failed: list[str] = []
         done: list[str] = []
         for index, (number_text, receive_text) in enumerate(handles):
@@ -321,7 +332,10 @@ class Session(asyncio.Protocol):
         """Fail the whole call, if a fault is due."""
         server, behaviour = self.server, self.server.behaviour
         if action in behaviour.denied:
-            self.fail(403, "AccessDeniedException", f"denied {action}")
+            self.fail(403, behaviour.denied_code, f"denied {action}")
+        elif behaviour.fail_next.get(action):
+            behaviour.fail_next[action] -= 1
+            self.fail(500, "InternalError", f"failed {action}")
         elif server.happens(behaviour.error_rate):
             self.fail(500, "InternalError", "errors")
         elif server.happens(behaviour.throttle_rate):
@@ -356,18 +370,23 @@ class Session(asyncio.Protocol):
         return True
 
     def receive(self, request: bytes) -> None:
-        """ReceiveMessage: answer when a message arrives or the wait time is over."""
-        answer = self.server.take()
+        """ReceiveMessage, held back until something comes or its time is over."""
+        server = self.server
+        server.receiving += 1
+        server.stats["most receives at once"] = max(server.stats.get("most receives at once", 0), server.receiving)
+        visibility = VISIBILITY.search(request)
+        seconds = int(visibility[1]) if visibility else self.server.behaviour.visibility
+        answer = self.server.take(seconds)
         wait = WAIT.search(request)
         if answer != b"{}" or not wait or wait[1] == b"0":
             self.answer(answer, "ReceiveMessage")
         else:
             self.server.count(f"long polls of {int(wait[1])} s")
-            task = asyncio.get_running_loop().create_task(self.poll(time.monotonic() + int(wait[1])))
+            task = asyncio.get_running_loop().create_task(self.poll(time.monotonic() + int(wait[1]), seconds))
             self.server.polls.add(task)
             task.add_done_callback(self.server.polls.discard)
 
-    async def poll(self, until: float) -> None:
+    async def poll(self, until: float, seconds: int) -> None:
         """Long polling."""
         answer = b"{}"
         while answer == b"{}" and (left := until - time.monotonic()) > 0 and not self.transport.is_closing():
@@ -377,7 +396,7 @@ class Session(asyncio.Protocol):
             self.server.waiting.append(waiter)
             await asyncio.wait([waiter], timeout=min(left, nearest))
             if not self.transport.is_closing():
-                answer = self.server.take()
+                answer = self.server.take(seconds)
         self.answer(answer, "ReceiveMessage")
 
     def fail(self, status: int, code: str, what: str) -> None:
@@ -391,9 +410,14 @@ class Session(asyncio.Protocol):
         if action in behaviour.hold:
             self.server.count(f"held {action}")
         elif behaviour.round_trip:
-            asyncio.get_running_loop().call_later(behaviour.round_trip, self.write, answer)
+            asyncio.get_running_loop().call_later(behaviour.round_trip, self.finish, answer, action)
         else:
-            self.write(answer)
+            self.finish(answer, action)
+
+    def finish(self, answer: bytes, action: str) -> None:
+        """Answer now."""
+        self.server.receiving -= action == "ReceiveMessage"
+        self.write(answer)
 
     def write(self, answer: bytes, status: int = 200) -> None:
         """Send an HTTP answer."""
@@ -423,6 +447,8 @@ class Session(asyncio.Protocol):
                 setattr(server.behaviour, name, value)
         elif path == "/preload":
             server.preload(**json.loads(request))
+        elif path == "/lapse":
+            server.count("lapsed", server.lapse())
         elif path == "/redrive":
             server.count("redriven", server.redrive())
         server.expire()
@@ -481,6 +507,10 @@ class Stub:
     def redrive(self) -> None:
         """Move the dead letters back to the queue."""
         self._post("/redrive", {})
+
+    def lapse(self) -> None:
+        """Have every visibility time-out end now."""
+        self._post("/lapse", {})
 
     def stats(self) -> dict[str, int]:
         """What was served, and which faults happened."""

@@ -1,26 +1,29 @@
 """The command line: `python -m loader migrate | drain | follow | rds-token`."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import psycopg
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from loader import aws
 from loader import settings as environment
-from loader.errors import LoaderError, refused, unavailable, wrong_setting
-from loader.landing import Landing, is_no_database
-from loader.login import not_verified, password_for, refused_login, token_for
-from loader.metrics import Tally, TallyCollector, serve
+from loader.errors import LoaderError, first_line, refused, unavailable, unfinished
+from loader.landing import Landing
+from loader.login import password_for, refusal, token_for
+from loader.metrics import Tally, serve
 from loader.migrate import TABLES, MigrationError, migrate
 from loader.pipeline import Pipeline
-from loader.report import make_report
+from loader.report import Report
 from loader.settings import LoaderSettings, MigrateSettings
 from loader.sqs import open_queue
 
@@ -66,7 +69,7 @@ def migrate_command() -> None:
             application_name="user-logins migrate",
         )
     except psycopg.OperationalError as error:
-        raise _explain_admin(error) from None
+        raise refusal(error, "ADMIN_PASSWORD", "ADMIN_USER") from None
     with connection:
         try:
             applied = migrate(connection, DATABASE, settings.role_passwords)
@@ -75,7 +78,7 @@ def migrate_command() -> None:
         except psycopg.errors.InsufficientPrivilege as error:
             raise refused(f"{settings.user} may not do this ({error.diag.message_primary}); set ADMIN_USER to an administrator") from None
         except psycopg.OperationalError as error:
-            raise _explain_admin(error) from None
+            raise unavailable(f"{first_line(error)}; run it again, it changes all or nothing") from None
     tables = sum(name.startswith(TABLES) for name in applied)
     click.echo(f"database/ applied: {len(applied)} files{f', {tables} of them new tables' if tables else '; the tables are as they were'}")
 
@@ -112,7 +115,8 @@ def rds_token(user: str) -> None:
 
 
 def _run(*, until_empty: bool) -> None:
-    settings = environment.read(LoaderSettings)
+    aws_settings = lambda: aws.missing(os.environ.get("SQS_QUEUE_URL", ""), os.environ.get("AWS_REGION"))  # noqa: E731
+    settings = environment.read(LoaderSettings, aws_settings)
     asyncio.run(load(settings, until_empty=until_empty))
 
 
@@ -122,69 +126,52 @@ async def load(settings: LoaderSettings, *, until_empty: bool) -> None:
     Raises:
         LoaderError: it could not begin, could not go on, or could not finish.
     """
-    stop = asyncio.Event()
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    loop.set_default_executor(DaemonThreads())
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    tally = Tally()
-    registry = CollectorRegistry()
-    registry.register(TallyCollector(tally))
-    for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=registry)
-
-    report = make_report()
-
-    def database_failed(reason: str) -> None:
-        tally.database_errors += 1
-        tally.database_ready = False
-        report.trouble("PostgreSQL failed, trying again", reason)
-
-    landing = Landing(settings, database_failed, gives_up=until_empty)
-    close_http: Callable[[], None] | None = None
-    queue = None
-    try:
+        loop.add_signal_handler(number, stop.set)
+    tally, report, landing = Tally(), Report(), Landing(settings)
+    async with contextlib.AsyncExitStack() as stack:
         if not until_empty:
-            close_http = serve(settings.loader_http_host, settings.loader_http_port, registry, tally)
+            stack.push_async_callback(asyncio.to_thread, serve(settings.loader_http_host, settings.loader_http_port, tally))
+        stack.push_async_callback(landing.close)
         await _unless(stop, landing.open())
         queue = await _unless(stop, open_queue(settings))
-        tally.database_ready = tally.queue_ready = True
-        pipeline = Pipeline(queue, landing, settings, tally, report)
-        started = time.monotonic()
-        report.start()
-        try:
-            await pipeline.run(stop, until_empty=until_empty)
-        finally:
-            report.summary(tally, time.monotonic() - started)
-    finally:
-        if close_http:
-            await asyncio.to_thread(close_http)
-        await landing.close()
-        if queue is not None:
-            await queue.caller.close()
+        tally.received_at = tally.committed_at = time.monotonic()  # both answered; an idle queue's first receive takes 20 s
+        stack.push_async_callback(queue.caller.close)
+        stack.callback(report.summary, tally)
+        if not landing.is_durable:
+            report.trouble("a crash of PostgreSQL's machine may lose what it committed", "fsync or full_page_writes is off")
+        await Pipeline(queue, landing, settings, tally, report).run(stop, until_empty=until_empty)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Opened]) -> Opened:
     """Do *work*, but leave at once when told to stop: nothing is held yet."""
-    task = asyncio.create_task(work)
-    stopped = asyncio.create_task(stop.wait())
+    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     if not task.done():
         task.cancel()
-        raise LoaderError("stopped before it began", os.EX_TEMPFAIL)
+        raise unfinished("stopped before it began")
     return task.result()
 
 
-def _explain_admin(error: psycopg.OperationalError) -> LoaderError:
-    found = str(error).strip().partition("\n")[0]
-    if unverified := not_verified(found):
-        return unverified
-    if "no password supplied" in found:
-        return wrong_setting("ADMIN_PASSWORD is not set; copy .env.example to .env or run make up")
-    if "authentication failed" in found:
-        return refused_login(found, "ADMIN_USER and ADMIN_PASSWORD")
-    if is_no_database(error):
-        return wrong_setting(f"{found}; create it, or check PGDATABASE")
-    return unavailable(f"{found}; start the server, or check PGHOST and PGPORT")
+class DaemonThreads(ThreadPoolExecutor):
+    """Runs each piece of work in a thread that does not keep the process from ending: a fetch of credentials, a name that is looked up."""
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        """See `concurrent.futures.Executor.submit`."""
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work(*arguments, **named))
+                except BaseException as error:  # noqa: BLE001  # the one who waits for it gets it
+                    future.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return future
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
-"""What stops the loader, said in one line with what to do, and an exit code from sysexits(3)."""
+"""What stops the loader, said in one line with what to do and an exit code from sysexits(3), and what it tries again."""
 
+import functools
 import os
 
 
@@ -12,21 +13,25 @@ class LoaderError(Exception):
         self.exit_code = exit_code
 
 
-def wrong_setting(message: str) -> LoaderError:
-    """A variable is missing or has a value that cannot be used."""
-    return LoaderError(message, os.EX_CONFIG)
+class TemporaryError(Exception):
+    """Something failed that may work when it is tried again; the message is one line without personal values."""
 
 
-def unavailable(message: str) -> LoaderError:
-    """A server or the queue does not answer, or is not there."""
-    return LoaderError(message, os.EX_UNAVAILABLE)
+class SqsError(TemporaryError):
+    """A call failed: *code* is SQS's own without its namespace, or `Unreachable`, `InvalidAnswer` or `NoCredentials`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        """Keep *code*; *message* is for a person."""
+        super().__init__(f"{code}: {message}")
+        self.code = code
 
 
-def refused(message: str) -> LoaderError:
-    """A server answers, and refuses our credentials or an action."""
-    return LoaderError(message, os.EX_NOPERM)
+wrong_setting = functools.partial(LoaderError, exit_code=os.EX_CONFIG)  # a variable is missing, or its value cannot be used
+unavailable = functools.partial(LoaderError, exit_code=os.EX_UNAVAILABLE)  # a server or the queue does not answer, or is not there
+refused = functools.partial(LoaderError, exit_code=os.EX_NOPERM)  # a server refuses our credentials or an action
+unfinished = functools.partial(LoaderError, exit_code=os.EX_TEMPFAIL)  # stopped before the work was done; run it again
 
 
-def unfinished(message: str) -> LoaderError:
-    """Stopped before the work was done; running it again goes on with it."""
-    return LoaderError(message, os.EX_TEMPFAIL)
+def first_line(error: BaseException) -> str:
+    """What *error* says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,76 +1,75 @@
-"""Batches into `staging.raw_logins`: one transaction each, as often as it takes."""
+"""Batches into `staging.raw_logins` and `staging.unjudged`, one transaction each."""
 
 import asyncio
 import datetime as dt
+import json
 import os
-import re
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as sqlstate
 
-from loader.errors import LoaderError, refused, unavailable, wrong_setting
-from loader.login import NoCredentialsNowError, not_verified, password_for, refused_login
+from loader.errors import LoaderError, TemporaryError, first_line, refused, unavailable, wrong_setting
+from loader.login import NoCredentialsNowError, password_for, refusal
 from loader.settings import LoaderSettings
-from loader.sqs import Message, backoff_seconds
+from loader.sqs import Message
 
-Connection = psycopg.AsyncConnection[tuple[object, ...]]
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+Row = tuple[str, dt.datetime, str, str]
 Result = TypeVar("Result")
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
-INCOMING = "create temp table incoming (message_id text, sent_at timestamptz, body text) on commit delete rows"
+INCOMING = "create temp table incoming (message_id text, sent_at timestamptz, body text, attributes text) on commit delete rows"
 # Binary, because an error in a text COPY quotes the row, in the server's log too. And COPY, because the parameters of an
 # INSERT are written to that log by log_min_duration_statement.
-COPY = "copy pg_temp.incoming (message_id, sent_at, body) from stdin (format binary)"
+COPY = "copy pg_temp.incoming (message_id, sent_at, body, attributes) from stdin (format binary)"
 # No conflict target: with one, a role that may only insert is refused.
 LAND = """
-    insert into staging.raw_logins (message_id, sent_at, body)
-    select message_id, sent_at, body from pg_temp.incoming
-    on conflict do nothing
-"""
-# The work list, in the same transaction: dbt judges what stands on it.
-LIST = """
+    insert into staging.raw_logins (message_id, sent_at, body, attributes)
+    select message_id, sent_at, body, attributes::jsonb from pg_temp.incoming
+    on conflict do nothing;
     insert into staging.unjudged (message_id, sent_at)
-    select message_id, sent_at from pg_temp.incoming
+    select message_id, sent_at from pg_temp.incoming;
+    set local synchronous_commit = {durability};
 """
+# A transaction that wrote nothing does not wait for a synchronous standby, and those that landed its messages before may have been
+# cancelled while they waited.
+WAIT_FOR_STANDBY = "select pg_logical_emit_message(true, 'user-logins', '')"
 PARTITIONS = "select staging.ensure_partitions(%s::date[])"
-TIMEOUTS = """
+# Whatever a server, database or role sets: a commit is at least as durable as the delete that follows it, and a warning of it is not
+# hidden. Outside of LAND nothing waits for a standby: a session that ends commits the removal of its temporary table.
+SESSION = """
+    with of_the_server as (select current_setting('synchronous_commit') as durability)
     select
+        case durability when 'remote_apply' then durability else 'on' end,
+        current_setting('fsync')::bool and current_setting('full_page_writes')::bool,
+        set_config('synchronous_commit', 'off', false),
+        set_config('client_min_messages', 'warning', false),
         set_config('statement_timeout', %(ms)s, false),
         set_config('idle_in_transaction_session_timeout', %(ms)s, false)
+    from of_the_server
 """
-
 PARTITION_ATTEMPTS = 3
 CANCEL_SECONDS = 1
-# drain gives up on a server or a queue that has been away for so long; follow never does.
-OUTAGE_SECONDS = 300
-
-# What passes: a restart, a failover, a full disk, a deadlock, a time-out, a network. The transaction is done again from its start.
-PASSING = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    psycopg.InternalError,  # such as 25006: we are on the old primary, during a failover
-    OSError,
-    TimeoutError,
-    NoCredentialsNowError,
-)
+# Classes of SQLSTATE that pass: connection, transaction state (25006: the old primary, during a failover), rollback, resources,
+# prerequisite state, intervention of an operator, system, internal. The transaction is done again from its start.
+PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
+NOT_MIGRATED = {"42P01", "42703", "42883", "3F000"}  # no such table, column, function, schema
+NOT_ALLOWED = "42501"
 
 
 class Landing:
     """The connection that batches land over: opened at need, and opened again whenever it breaks."""
 
-    def __init__(self, settings: LoaderSettings, on_trouble: Callable[[str], None], *, gives_up: bool) -> None:
-        """Call *on_trouble* with a line that says why, each time that a batch has to be tried again.
-
-        With *gives_up*, a server that has been away for `OUTAGE_SECONDS` is an error.
-        """
+    def __init__(self, settings: LoaderSettings) -> None:
+        """Connect later, as *settings* say."""
         self._settings = settings
-        self._gives_up = gives_up
-        self._on_trouble = on_trouble
         self._connection: Connection | None = None
+        self._warnings: list[str | None] = []
+        self._land = b""
+        self.is_durable = True  # the server writes what is committed to its disk, and whole pages
 
     async def open(self) -> None:
         """Connect, and prove that we may land.
@@ -79,169 +78,151 @@ class Landing:
             LoaderError: no server, no access, or no `staging.raw_logins`.
         """
         try:
-            await self._connected()
-        except NoCredentialsNowError:
-            raise
-        except PASSING as error:
+            await self._connect()
+        except psycopg.Error as error:
+            raise _fatal(error, self._settings) or refusal(error, "LOADER_PASSWORD", "PGUSER") from None
+        except (OSError, TimeoutError) as error:
             raise unavailable(f"{_reason(error, self._settings)}; start it, or check PGHOST and PGPORT") from None
 
     async def land(self, batch: Sequence[Message]) -> int:
-        """Commit *batch*, and return how many of its rows are new; the others had landed before.
-
-        Does not return before it is committed: it tries again, with back-off, for as long as it takes.
+        """Commit *batch*, and return how many of its rows are new; the others had landed before. An empty one only proves that it could.
 
         Raises:
-            LoaderError: trying again cannot help, or has not for too long.
+            TemporaryError: nothing was committed, or it may not be durable; the same batch may be landed again.
+            LoaderError: trying again cannot help.
         """
-        rows = sorted((message.message_id, _sent_at(message), storable(message.body)) for message in batch)
-        started = time.monotonic()
-        failures = 0
-        partitions_missed = 0
-        partitions_due = False
-        while True:
-            try:
-                connection = await self._connected()
-                if partitions_due:
-                    # In a transaction of its own, so that its locks are short.
-                    await _within(self._settings.loader_timeout_seconds, _ensure_partitions(connection, rows))
-                    partitions_due = False
-                return await _within(self._settings.loader_timeout_seconds, _insert(connection, rows))
-            except sqlstate.CheckViolation:
-                # A day that has no partition, because nothing came of it before or because retention has just dropped it.
-                partitions_missed += 1
-                if partitions_missed > PARTITION_ATTEMPTS:
-                    raise wrong_setting("staging.raw_logins takes no row of this day; run python -m loader migrate") from None
-                partitions_due = True
-            except PASSING as error:
-                failures += 1
-                reason = _reason(error, self._settings)
-                if self._gives_up and time.monotonic() - started > OUTAGE_SECONDS:
-                    raise unavailable(f"{reason}, for {OUTAGE_SECONDS} s now; run python -m loader drain again later") from None
-                self._on_trouble(reason)
-                await self.close()
-                await asyncio.sleep(backoff_seconds(failures))
-            except psycopg.Error as error:
-                raise _fatal(error, self._settings) from None
+        rows = sorted((each.message_id, _sent_at(each), storable(each.body), storable_json(each.attributes)) for each in batch)
+        try:
+            if self._connection is None or self._connection.closed:
+                await self._connect()
+            for _ in range(PARTITION_ATTEMPTS):
+                try:
+                    return await self._within(self._insert(rows))
+                except sqlstate.CheckViolation:
+                    # A day without a partition, for nothing came of it before, or retention has dropped it. In a transaction of its own,
+                    # so that its locks are short.
+                    await self._within(self._execute(PARTITIONS, [sorted({row[1].date() for row in rows})]))
+        except (psycopg.Error, OSError, TimeoutError, NoCredentialsNowError, TemporaryError) as error:
+            if isinstance(error, psycopg.Error) and (fatal := _fatal(error, self._settings)):
+                raise fatal from None
+            await self.close()
+            raise TemporaryError(_reason(error, self._settings)) from None
+        raise wrong_setting("staging.raw_logins takes no row of this day; run python -m loader migrate")
 
     async def close(self) -> None:
-        """Let go of the connection; what was not committed is rolled back."""
+        """Close the connection; what was not committed is rolled back."""
         connection, self._connection = self._connection, None
         if connection:
             await connection.close()
 
-    async def _connected(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            try:
-                self._connection = await _within(self._settings.loader_timeout_seconds, _connect(self._settings))
-            except psycopg.Error as error:
-                unverified = not_verified(_reason(error, self._settings))
-                if isinstance(error, PASSING) and not unverified and not _is_refusal(error):
-                    raise
-                raise unverified or _fatal(error, self._settings) from None
-        return self._connection
+    async def _connect(self) -> None:
+        settings, silence = self._settings, int(self._settings.loader_timeout_seconds)
+        async with asyncio.timeout(silence):  # AWS credentials may have to be fetched
+            password = await asyncio.to_thread(password_for, settings.pguser, settings.password)
+        self._connection = await psycopg.AsyncConnection.connect(
+            user=settings.pguser,
+            password=password,
+            application_name="user-logins loader",
+            client_encoding="UTF8",
+            connect_timeout=silence,  # for each host
+            # A server that vanished answers nothing, and without these the kernel would wait for it for hours.
+            keepalives_idle=max(1, silence // 2),
+            keepalives_interval=max(1, silence // 6),
+            keepalives_count=3,
+            tcp_user_timeout=silence * 1000,
+            autocommit=True,
+        )
+        try:
+            if (encoding := self._connection.info.parameter_status("server_encoding")) != "UTF8":
+                raise wrong_setting(  # noqa: TRY301  # the connection is closed below, as for every failure
+                    f"database {self._connection.info.dbname} is in {encoding}, and messages are UTF-8; create it with encoding 'UTF8'"
+                )
+            self._connection.add_notice_handler(self._notice)
+            ((durability, self.is_durable, *_),) = await self._within(self._execute(SESSION, {"ms": str(silence * 1000)}))
+            self._land = LAND.format(durability=durability).encode()
+            await self._within(self._execute(INCOMING))
+            await self._within(self._insert([]))  # is refused now if it would be refused later
+        except BaseException:
+            await self.close()
+            raise
+
+    def _notice(self, said: psycopg.errors.Diagnostic) -> None:
+        if said.severity_nonlocalized == "WARNING":
+            self._warnings.append(said.sqlstate)
+
+    async def _execute(self, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        assert self._connection  # noqa: S101  # every caller has connected
+        cursor = await self._connection.execute(statement.encode(), parameters)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def _insert(self, rows: Sequence[Row]) -> int:
+        assert self._connection  # noqa: S101  # every caller has connected
+        # The rows come sorted by key, so that two loaders with the same messages wait for each other and never in a circle.
+        async with self._connection.transaction(), self._connection.cursor() as cursor:
+            if rows:
+                async with cursor.copy(COPY) as copy:
+                    copy.set_types(("text", "timestamptz", "text", "text"))
+                    for row in rows:
+                        await copy.write_row(row)
+            await cursor.execute(self._land)
+            landed = cursor.rowcount
+            if rows and not landed:
+                await cursor.execute(WAIT_FOR_STANDBY)
+            self._warnings.clear()
+        if self._warnings:
+            # Someone cancelled the wait for a synchronous standby: committed here, and perhaps nowhere else.
+            raise TemporaryError(f"PostgreSQL committed with a warning (SQLSTATE {self._warnings[0]}), so perhaps not on its standby")
+        return landed
+
+    async def _within(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do *work* on the connection, or raise TimeoutError and leave it broken.
+
+        A psycopg that is cancelled asks the server to cancel, and waits for that; told twice, it gives the connection up.
+        """
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait([task], timeout=self._settings.loader_timeout_seconds)
+            if not task.done():
+                raise TimeoutError
+            return task.result()
+        finally:
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=CANCEL_SECONDS)
 
 
-def storable(body: str) -> str:
-    r"""*body* itself, or `\x` and the hex of its UTF-8 where PostgreSQL's text cannot hold it (U+0000, lone surrogates).
+def storable(text: str) -> str:
+    r"""*text* itself, or `\x` and the hex of its UTF-8 where PostgreSQL's text cannot hold it (U+0000, lone surrogates).
 
     That form is never JSON, so SQL rejects the message; no content can stop the loader.
     """
     try:
-        if "\0" not in body:
-            body.encode()
-            return body
+        if "\0" not in text:
+            text.encode()
+            return text
     except UnicodeEncodeError:
         pass
-    return "\\x" + body.encode(errors="surrogatepass").hex()
+    return "\\x" + text.encode(errors="surrogatepass").hex()
+
+
+def storable_json(text: str) -> str:
+    """The JSON *text* itself, or `{"unstorable": …}` with its hex where jsonb cannot hold it."""
+    stored = storable(text)
+    return json.dumps({"unstorable": text.encode(errors="surrogatepass").hex()}) if stored != text or r"\u0000" in text else text
 
 
 def _sent_at(message: Message) -> dt.datetime:
     return EPOCH + dt.timedelta(milliseconds=message.sent_ms)
 
 
-async def _ensure_partitions(connection: Connection, rows: Sequence[tuple[str, dt.datetime, str]]) -> None:
-    await connection.execute(PARTITIONS, [sorted({sent_at.date() for _, sent_at, _ in rows})])
-
-
-async def _insert(connection: Connection, rows: Sequence[tuple[str, dt.datetime, str]]) -> int:
-    # The rows come sorted by key, so that two loaders with the same messages wait for each other and never in a circle.
-    async with connection.transaction(), connection.cursor() as cursor:
-        async with cursor.copy(COPY) as copy:
-            copy.set_types(("text", "timestamptz", "text"))
-            for row in rows:
-                await copy.write_row(row)
-        await cursor.execute(LAND)
-        landed = cursor.rowcount
-        await cursor.execute(LIST)
-        return landed
-
-
-async def _connect(settings: LoaderSettings) -> Connection:
-    silence = int(settings.loader_timeout_seconds)
-    # In a thread, for AWS credentials may have to be fetched.
-    password = await asyncio.to_thread(password_for, settings.pguser, settings.password)
-    connection = await psycopg.AsyncConnection.connect(
-        user=settings.pguser,
-        password=password,
-        application_name="user-logins loader",
-        connect_timeout=silence,
-        # A server that vanished answers nothing, and without these the kernel would wait for it for hours.
-        keepalives_idle=max(1, silence // 2),
-        keepalives_interval=max(1, silence // 6),
-        keepalives_count=3,
-        tcp_user_timeout=silence * 1000,
-        autocommit=True,
-    )
-    try:
-        await connection.execute(TIMEOUTS, {"ms": str(silence * 1000)})
-        await connection.execute(INCOMING)
-        # land nothing, and are refused now if they would be refused later
-        await connection.execute(LAND)
-        await connection.execute(LIST)
-    except BaseException:
-        await connection.close()
-        raise
-    return connection
-
-
-async def _within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
-    """Do *work* on a connection, or raise TimeoutError and leave it broken.
-
-    A psycopg that is cancelled asks the server to cancel, and waits for that; told twice, it gives the connection up.
-    """
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.wait([task], timeout=seconds)
-        if not task.done():
-            raise TimeoutError
-        return task.result()
-    finally:
-        while not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=CANCEL_SECONDS)
-
-
-def is_no_database(error: BaseException) -> bool:
-    """Whether *error* says that there is no database of that name; an error in connecting has no SQLSTATE to tell."""
-    return re.search('database ".*" does not exist', str(error)) is not None
-
-
-def _is_refusal(error: BaseException) -> bool:
-    text = str(error)
-    return any(words in text for words in ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry"))
-
-
-def _fatal(error: psycopg.Error, settings: LoaderSettings) -> LoaderError:
-    if isinstance(error, (sqlstate.UndefinedTable, sqlstate.InvalidSchemaName, sqlstate.UndefinedColumn, sqlstate.UndefinedFunction)):
+def _fatal(error: psycopg.Error, settings: LoaderSettings) -> LoaderError | None:
+    """What to stop with where trying again cannot help, or None where it may: by SQLSTATE, and without one by the kind of error."""
+    if error.sqlstate in NOT_MIGRATED:
         return wrong_setting("staging.raw_logins is not as this loader needs it, or not there; run python -m loader migrate")
-    if isinstance(error, sqlstate.InsufficientPrivilege):
+    if error.sqlstate == NOT_ALLOWED:
         return refused(f"PostgreSQL refuses role {settings.pguser} ({_reason(error, settings)}); run python -m loader migrate")
-    if "no password supplied" in str(error):
-        return wrong_setting("LOADER_PASSWORD is not set; copy .env.example to .env or run make up")
-    if is_no_database(error):
-        return wrong_setting(f"{_reason(error, settings)}; check PGDATABASE")
-    if _is_refusal(error):
-        return refused_login(_reason(error, settings), "LOADER_PASSWORD and PGUSER, or run python -m loader migrate")
+    if error.sqlstate.startswith(PASSING) if error.sqlstate else isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return None
     return LoaderError(f"PostgreSQL cannot land a batch: {_reason(error, settings)}", os.EX_SOFTWARE)
 
 
@@ -252,4 +233,4 @@ def _reason(error: BaseException, settings: LoaderSettings) -> str:
     if isinstance(error, psycopg.Error) and error.sqlstate:
         quotes_rows = error.sqlstate.startswith(("22", "23"))
         return f"SQLSTATE {error.sqlstate}" + ("" if quotes_rows else f": {error.diag.message_primary}")
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return first_line(error)

@@ -1,43 +1,18 @@
-"""How a connection to PostgreSQL proves who we are, and what is wrong where the server cannot prove who it is."""
+"""How a connection to PostgreSQL proves who we are, and what to do where it fails."""
 
 import functools
 import os
-import re
 from typing import Any
 
 import boto3
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,  # noqa: A004  # botocore's, which is no OSError
-    CredentialRetrievalError,
-    HTTPClientError,
-    LoginError,
-    MetadataRetrievalError,
-    NoCredentialsError,
-    NoRegionError,
-    SSOError,
-    TokenRetrievalError,
-)
+import psycopg
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, PartialCredentialsError, ProfileNotFound
 
-from loader.errors import LoaderError, refused, wrong_setting
+from loader.aws import error_code
+from loader.errors import LoaderError, first_line, refused, unavailable, wrong_setting
 from loader.settings import TokenSettings, read
 
 POSTGRES_PORT = "5432"
-
-# What passes, or what a person puts right while the loader runs, in fetching a role's or a profile's credentials.
-NOT_FETCHED = (
-    ClientError,  # STS refuses
-    ConnectionError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    LoginError,
-    MetadataRetrievalError,
-    SSOError,
-    TokenRetrievalError,
-)
-# libpq's own sentences; a server's may name a database or a user that is called like one of their words.
-NOT_VERIFIED = 'certificate verify failed|server certificate for "|certificate file|server does not support SSL|sslmode (value|")'
 
 
 class NoCredentialsNowError(LoaderError):
@@ -57,6 +32,7 @@ def token_for(user: str) -> str:
         NoCredentialsNowError: the credentials cannot be fetched now.
     """
     settings = read(TokenSettings)
+    port = settings.pgport or POSTGRES_PORT
     if settings.pgsslmode != "verify-full":
         # RDS has the token sent as it is, so whoever answers in its place could use it.
         raise wrong_setting(
@@ -66,7 +42,6 @@ def token_for(user: str) -> str:
         raise wrong_setting(
             f"PGHOST is {settings.pghost or 'not set'}, and an RDS token is for one host; set it to the endpoint that RDS gives"
         )
-    port = settings.pgport or POSTGRES_PORT
     if "," in port:
         raise wrong_setting(f"PGPORT is {port}, and an RDS token is for one host; set it to the port of PGHOST")
     try:
@@ -77,17 +52,18 @@ def token_for(user: str) -> str:
         raise wrong_setting(
             "AWS credentials: none found to sign an RDS token; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role"
         ) from None
-    except NOT_FETCHED as error:
-        # Its words are whatever a program or a server said, so it is only named.
-        refusal = error.response["Error"]["Code"] if isinstance(error, ClientError) else None
-        raise NoCredentialsNowError(
-            f"AWS gives no credentials to sign an RDS token ({refusal or type(error).__name__}); "
-            "check the role or the profile of this machine, and its way to AWS",
-            os.EX_NOPERM if refusal else os.EX_UNAVAILABLE,
+    except (PartialCredentialsError, ProfileNotFound, OSError, ValueError) as error:
+        raise wrong_setting(
+            f"AWS configuration: {first_line(error)}; correct it, for an RDS token is signed with its credentials"
         ) from None
-    except (BotoCoreError, OSError, ValueError) as error:
-        found = str(error).partition("\n")[0]
-        raise wrong_setting(f"AWS configuration: {found}; correct it, for an RDS token is signed with its credentials") from None
+    except (BotoCoreError, ClientError) as error:
+        # Its words are whatever a program or a server said, so it is only named.
+        code = error_code(error)
+        raise NoCredentialsNowError(
+            f"AWS gives no credentials to sign an RDS token ({code or type(error).__name__}); "
+            "check the role or the profile of this machine, and its way to AWS",
+            os.EX_NOPERM if code else os.EX_UNAVAILABLE,
+        ) from None
     return token
 
 
@@ -97,15 +73,16 @@ def _rds(region: str | None) -> Any:
     return boto3.client("rds", region_name=boto3.Session().region_name or region)
 
 
-def not_verified(found: str) -> LoaderError | None:
-    """What to do where libpq says in *found* that the server has not proved to be the one that PGSSLMODE asks for; else None."""
-    if re.search(NOT_VERIFIED, found):
-        return wrong_setting(f"{found}; check PGHOST, PGSSLMODE and PGSSLROOTCERT")
-    return None
+def refusal(error: psycopg.Error, variable: str, user_variable: str) -> LoaderError:
+    """What to do where connecting failed with *error*; *variable* is that of the password.
 
-
-def refused_login(found: str, variables: str) -> LoaderError:
-    """What to do where the server says in *found* that it does not take the password, which is in *variables*, or the token."""
-    if read(TokenSettings).rds_iam_auth:
-        return refused(f"{found}; let this AWS identity rds-db:connect as this user, and grant rds_iam to the user")
-    return refused(f"{found}; check {variables}")
+    By libpq's own state, for an error in connecting has no SQLSTATE, and its words are in the language of the server.
+    """
+    found, connection = first_line(error), error.pgconn
+    if connection and connection.needs_password:
+        return wrong_setting(f"{variable} is not set; copy .env.example to .env or run make up")
+    if connection and connection.used_password:  # the server answered, and had us prove who we are
+        if read(TokenSettings).rds_iam_auth:
+            return refused(f"{found}; let this AWS identity rds-db:connect as this user, and grant rds_iam to the user")
+        return refused(f"{found}; check {variable}, {user_variable} and PGDATABASE, or run python -m loader migrate")
+    return unavailable(f"{found}; start the server, or check PGHOST, PGPORT, PGSSLMODE and PGSSLROOTCERT")

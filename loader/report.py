@@ -1,122 +1,76 @@
-"""What a person or a machine sees of a run: a bar on a terminal, a JSON line per batch elsewhere."""
+"""What a person or a machine sees of a run: a line that is kept up to date on a terminal, JSON lines elsewhere."""
 
+import datetime as dt
+import json
 import logging
 import sys
 import time
-from typing import Any, Protocol
-
-import structlog
+from typing import Any
 
 from loader.metrics import Tally
 
-
-class Report(Protocol):
-    """Somebody to tell."""
-
-    def start(self) -> None:
-        """The run begins."""
-
-    def batch(self, tally: Tally, **fields: Any) -> None:
-        """A batch was committed."""
-
-    def trouble(self, event: str, reason: str) -> None:
-        """Something failed that is being tried again; *reason* is one line without personal values."""
-
-    def summary(self, tally: Tally, seconds: float) -> None:
-        """The run is over."""
+log = logging.getLogger("loader")
 
 
-def make_report() -> Report:
-    """A bar if stdout is a terminal, JSON lines if not."""
-    # botocore and psycopg may quote requests in what they log, and asyncio whole exceptions.
-    logging.basicConfig(level=logging.CRITICAL, format="%(message)s")
-    return _BarReport() if sys.stdout.isatty() else _JsonReport()
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        at = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat()
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        return json.dumps({"event": record.getMessage(), "level": record.levelname.lower(), "timestamp": at, **fields})
 
 
-class _JsonReport:
+class Report:
+    """Tells of batches, troubles and the end of a run, without personal values."""
+
     def __init__(self) -> None:
-        structlog.configure(
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.JSONRenderer(),
-            ],
-            logger_factory=structlog.PrintLoggerFactory(sys.stdout),
-            cache_logger_on_first_use=True,
-        )
-        self._log = structlog.get_logger()
-
-    def start(self) -> None:
-        pass  # the first batch says so
-
-    def batch(self, tally: Tally, **fields: Any) -> None:
-        self._log.info("batch landed", **fields, in_flight=tally.in_flight)
-        sys.stdout.flush()
-
-    def trouble(self, event: str, reason: str) -> None:
-        self._log.warning(event, reason=reason)
-        sys.stdout.flush()
-
-    def summary(self, tally: Tally, seconds: float) -> None:
-        self._log.info(
-            "finished",
-            seconds=round(seconds, 3),
-            received=tally.received,
-            landed=tally.landed,
-            duplicates=tally.duplicates,
-            deleted=tally.deleted,
-            released=tally.released,
-            delete_failures=tally.delete_failures,
-            expired=tally.expired,
-        )
-        sys.stdout.flush()
-
-
-class _BarReport:
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415  # 3 MB that only a terminal needs
-
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.completed} landed"),
-            BarColumn(),
-            TextColumn("{task.fields[rate]:,.0f}/s, {task.fields[left]} left on the queue"),
-            TimeElapsedColumn(),
-            transient=True,
-        )
-        self._task = self._bar.add_task("load", total=None, rate=0.0, left="?")
+        """To stdout."""
+        self._is_terminal = sys.stdout.isatty()
         self._started = time.monotonic()
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("\r\x1b[K%(message)s") if self._is_terminal else _Json())
+        # botocore and psycopg may quote requests in what they log, and asyncio whole exceptions.
+        logging.basicConfig(level=logging.CRITICAL, handlers=[logging.NullHandler()])
+        log.handlers, log.propagate = [handler], False
+        log.setLevel(logging.INFO)
 
-    def start(self) -> None:
-        self._bar.start()
-
-    def batch(self, tally: Tally, **fields: Any) -> None:
-        del fields
-        done = tally.landed + tally.duplicates
-        left = tally.depth.visible + tally.depth.delayed if tally.depth else None
-        self._bar.update(
-            self._task,
-            completed=done,
-            total=done + left if left is not None else None,
-            rate=done / max(0.001, time.monotonic() - self._started),
-            left="?" if left is None else f"{left:,}",
-        )
+    def batch(self, tally: Tally, landed: int, duplicates: int, seconds: float) -> None:
+        """A batch was committed, in so many *seconds* from its first attempt."""
+        if self._is_terminal:
+            done = tally.messages_landed + tally.messages_duplicate
+            left = f"{tally.depth.visible + tally.depth.delayed:,}" if tally.depth else "?"
+            rate = done / max(0.001, time.monotonic() - self._started)
+            sys.stdout.write(f"\r\x1b[K{done:,} landed, {rate:,.0f}/s, {left} left on the queue")
+            sys.stdout.flush()
+        else:
+            self._log(
+                "batch landed", landed=landed, duplicates=duplicates, commit_seconds=round(seconds, 4), in_flight=tally.messages_in_flight
+            )
 
     def trouble(self, event: str, reason: str) -> None:
-        self._bar.console.print(f"{event}: {reason}", markup=False, highlight=False)
+        """Something failed; *reason* is one line."""
+        log.warning(f"{event}: {reason}" if self._is_terminal else event, extra={"fields": {"reason": reason}})
 
-    def summary(self, tally: Tally, seconds: float) -> None:
-        self._bar.stop()
-        rest = [
-            f"{count:,} {what}"
-            for count, what in (
-                (tally.released, "given back to the queue"),
-                (tally.expired, "not deleted in time, so they come again"),
-                (tally.delete_failures, "failed deletes"),
-            )
-            if count
-        ]
-        line = (
-            f"{tally.landed:,} landed, {tally.duplicates:,} had landed before, {tally.deleted:,} deleted from the queue in {seconds:.1f} s"
+    def summary(self, tally: Tally) -> None:
+        """The run is over."""
+        seconds, landed, duplicates, deleted = (
+            time.monotonic() - self._started,
+            tally.messages_landed,
+            tally.messages_duplicate,
+            tally.messages_deleted,
         )
-        self._bar.console.print("; ".join([line, *rest]), markup=False, highlight=False)
+        rest = {
+            "given back to the queue": tally.messages_released,
+            "not deleted in time, so they come again": tally.message_handles_expired,
+            "failed deletes": tally.message_delete_failures,
+            "damaged": tally.messages_damaged,
+        }
+        if self._is_terminal:
+            line = f"{landed:,} landed, {duplicates:,} had landed before, {deleted:,} deleted from the queue in {seconds:.1f} s"
+            log.info("; ".join([line, *(f"{count:,} {what}" for what, count in rest.items() if count)]))
+        else:
+            counts = {"received": tally.messages_received, "landed": landed, "duplicates": duplicates, "deleted": deleted}
+            others = dict(zip(("released", "expired", "delete_failures", "damaged"), rest.values(), strict=True))
+            self._log("finished", seconds=round(seconds, 3), **counts, **others)
+
+    def _log(self, event: str, **fields: Any) -> None:
+        log.info(event, extra={"fields": fields})

@@ -1,7 +1,8 @@
 """All that can be set: the environment, read into one typed object for each use."""
 
 import os
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Literal, TypeVar
 
 from dotenv import load_dotenv
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -13,10 +14,11 @@ from loader.errors import refused, wrong_setting
 Kind = TypeVar("Kind", bound=BaseSettings)
 
 HIGHEST_PORT = 65_535
+LOGIN_ROLES = ("loader", "transformer", "analyst", "pii_requester", "pii_approver", "privacy_officer")
 
 
 def _ports(text: str) -> str:
-    # One for each host, and an empty one for the default, as libpq has it; what is wrong with it libpq says as if a server were down.
+    # One for each host, and an empty one for the default, as in libpq, which would report a wrong one as if a server were down.
     if not all(port == "" or (port.isdecimal() and 0 < int(port) <= HIGHEST_PORT) for port in text.split(",")):
         raise PydanticCustomError("port", "should be a port, from 1 to 65535")
     return text
@@ -25,9 +27,6 @@ def _ports(text: str) -> str:
 Ports = Annotated[str, AfterValidator(_ports)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
-
-# A receive brings ten messages, so fewer could never be held; SQS keeps at most 120,000 of a queue in flight.
-HeldMessages = Annotated[int, Field(ge=10, le=120_000)]
 
 
 class LoaderSettings(BaseSettings):
@@ -42,14 +41,16 @@ class LoaderSettings(BaseSettings):
     loader_password: SecretStr | None = None
 
     loader_receivers: Annotated[int, Field(ge=1, le=1_000)] = 20
+    loader_visibility_seconds: Annotated[int, Field(ge=1, le=43_200)] = 60  # SQS allows 12 hours
     loader_batch_messages: Positive = 2_000
     loader_batch_seconds: Seconds = 0.25
-    loader_max_held_messages: HeldMessages = 10_000
+    loader_max_held_messages: Annotated[int, Field(ge=10, le=120_000)] = 10_000  # a receive brings ten; SQS allows 120,000
     loader_max_held_bytes: Annotated[int, Field(ge=1024**2)] = 16 * 1024**2
     loader_timeout_seconds: Annotated[float, Field(ge=1)] = 30.0
-    loader_grace_seconds: Annotated[float, Field(ge=6)] = 25.0  # the last replies take 2 s of it, giving messages back 3 s
+    loader_grace_seconds: Annotated[float, Field(ge=6)] = 25.0  # the last answers take 2 s of it, giving messages back 3 s
     loader_http_host: str = "127.0.0.1"
     loader_http_port: Annotated[int, Field(ge=0, le=HIGHEST_PORT)] = 9464
+    loader_sqs_client: Literal["own", "boto3"] = "own"
 
     @property
     def password(self) -> str | None:
@@ -89,8 +90,7 @@ class MigrateSettings(BaseSettings):
     @property
     def role_passwords(self) -> dict[str, str]:
         """The password of each login role for which one is set."""
-        roles = ("loader", "transformer", "analyst", "pii_requester", "pii_approver", "privacy_officer")
-        secrets: dict[str, SecretStr | None] = {role: getattr(self, f"{role}_password") for role in roles}
+        secrets: dict[str, SecretStr | None] = {role: getattr(self, f"{role}_password") for role in LOGIN_ROLES}
         return {role: secret.get_secret_value() for role, secret in secrets.items() if secret}
 
 
@@ -101,14 +101,16 @@ class TokenSettings(BaseSettings):
     pghost: str | None = None
     pgport: Ports | None = None
     pgsslmode: str = "prefer"
-    aws_region: str | None = None  # boto3 itself only reads AWS_DEFAULT_REGION, which wins
+    aws_region: str | None = None  # as above
 
 
-def read(kind: type[Kind]) -> Kind:
+def read(kind: type[Kind], also_missing: Callable[[], list[str]] = list) -> Kind:
     """Read *kind* from the environment and, below it, from `.env` in the working directory.
 
+    *also_missing* names variables that are missing although they are no fields of *kind*.
+
     Raises:
-        LoaderError: a variable is missing or wrong; the message names it, and shows no secret. Or `.env` cannot be read.
+        LoaderError: variables are missing or wrong; the message names all of them, and shows no secret. Or `.env` cannot be read.
     """
     try:
         load_dotenv(".env")
@@ -118,15 +120,20 @@ def read(kind: type[Kind]) -> Kind:
     # An empty variable is what compose files and shells make of an unset one.
     for name in [name for name in kind.model_fields if os.environ.get(name.upper()) == ""]:
         del os.environ[name.upper()]
+    wrong, missing, settings = list[str](), list[str](), None
     try:
-        return kind()
+        settings = kind()
     except ValidationError as error:
-        raise wrong_setting(_explain(error.errors()[0])) from None
-
-
-def _explain(problem: Any) -> str:
-    variable = str(problem["loc"][0]).upper()
-    if problem["type"] == "missing":
-        return f"{variable} is not set; copy .env.example to .env or run make up"
-    found = "" if "PASSWORD" in variable else f" is {problem['input']!r}"
-    return f"{variable}{found}: {problem['msg'][0].lower()}{problem['msg'][1:]}; see .env.example"
+        for problem in error.errors():
+            variable, said = str(problem["loc"][0]).upper(), problem["msg"][0].lower() + problem["msg"][1:]
+            if problem["type"] == "missing":
+                missing.append(variable)
+            else:
+                found = "" if "PASSWORD" in variable else f" is {problem['input']!r}"
+                wrong.append(f"{variable}{found}: {said}; see .env.example")
+    if missing := missing + also_missing():
+        is_or_are = "is" if len(missing) == 1 else "are"
+        wrong.append(f"{', '.join(missing)} {is_or_are} not set; copy .env.example to .env or run make up")
+    if wrong or settings is None:
+        raise wrong_setting("; ".join(wrong))
+    return settings

@@ -1,25 +1,28 @@
-"""The queue as the loader sees it: receive, delete, hold on to, let go, count."""
+"""The queue as the loader sees it: receive, delete, extend or give back, count."""
 
 import asyncio
+import base64
 import hashlib
+import json
 import os
-import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from loader import wire
-from loader.errors import LoaderError, refused, unavailable, wrong_setting
+from loader import aws
+from loader.errors import LoaderError, SqsError, refused, unavailable, wrong_setting
+from loader.held import backoff_seconds
 from loader.settings import LoaderSettings
-from loader.wire import Caller, SqsError
+from loader.signing import Endpoint
+from loader.wire import SignedCaller
 
 RECEIVE_MAX = 10
-LONGEST_WAIT_SECONDS = 20
 OPEN_ATTEMPTS = 5
+LATEST_SENT_MS = 32_503_680_000_000  # the year 3000
 
 UNKNOWN_QUEUE_CODES = frozenset({"QueueDoesNotExist", "InvalidAddress"})
 REFUSED_CODES = frozenset(
-    {
+    [
         "AccessDenied",
         "IncompleteSignature",
         "InvalidClientTokenId",
@@ -31,181 +34,216 @@ REFUSED_CODES = frozenset(
         "OptInRequired",
         "SignatureDoesNotMatch",
         "UnrecognizedClientException",
-    }
+    ]
 )
-EXPIRED_HANDLE_CODES = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
+UNSUPPORTED_CODES = frozenset({"UnsupportedOperation", "InvalidAction", "UnknownOperationException"})
+# What SQS says of a single message whose receipt handle no longer counts.
+GONE_CODES = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
+
+Failures = dict[str, list[str]]  # receipt handles by the code that SQS gave
 
 
 @dataclass(slots=True)
 class Message:
-    """A message that we hold: *sent_ms* is SQS's SentTimestamp, *deadline* the loop's time when others may receive it."""
+    """One message: *sent_ms* is its SentTimestamp, *attributes* the others and its MessageAttributes, as a JSON object."""
 
     message_id: str
     sent_ms: int
     body: str = field(repr=False)
+    attributes: str = field(repr=False)
     receipt_handle: str = field(repr=False)
-    deadline: float
+    receives: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """About how many messages a queue has: to be received, held by someone, and not to be received yet."""
+    """About how many messages a queue has: visible, in flight with any consumer, and delayed; and its own visibility time-out."""
 
     visible: int
     in_flight: int
     delayed: int
+    visibility_seconds: int
 
 
-@dataclass(frozen=True, slots=True)
+class Caller(Protocol):
+    """Something that makes a call to SQS; see `loader.wire.SignedCaller.call`."""
+
+    async def call(self, action: str, parameters: Mapping[str, Any], wait_seconds: int = 0, /) -> dict[str, Any]: ...  # noqa: D102
+    async def close(self) -> None: ...  # noqa: D102
+
+
+@dataclass(slots=True)
 class Queue:
-    """An SQS queue, and its visibility time-out: how long a message stays ours after each receive or extension."""
+    """An SQS queue, and for how long each receive and each extension hides a message from others."""
 
     url: str
     caller: Caller
-    visibility_seconds: float
+    visibility_seconds: int
+
+    async def check(self) -> None:
+        """Make sure that we may also delete and extend: a loader that may only receive would land the same messages for ever.
+
+        Deleting an invented receipt handle harms nothing, and tells AccessDenied from ReceiptHandleIsInvalid.
+
+        Raises:
+            LoaderError: the queue is not there, not reached, or we may not do one of these.
+        """
+        try:
+            await self._persist("GetQueueAttributes", {"AttributeNames": ["QueueArn"]})
+            for action, extra in (("DeleteMessageBatch", {}), ("ChangeMessageVisibilityBatch", {"VisibilityTimeout": 0})):
+                entry = {"Id": "0", "ReceiptHandle": "probe", **extra}
+                for code in _failures(await self._persist(action, {"Entries": [entry]}), ["probe"]):
+                    if code in REFUSED_CODES:
+                        raise SqsError(code, f"{action} is not allowed")  # noqa: TRY301  # as if the call had said so
+        except SqsError as error:
+            hint = f"queue {self.url} cannot be reached: {error}; check AWS_ENDPOINT_URL, or try again later"
+            raise fatal(error, self.url) or unavailable(hint) from None
+
+    async def _persist(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Call, and call again when SQS answers that it cannot now; one that does not answer at all is reported at once."""
+        for failures in range(1, OPEN_ATTEMPTS):
+            try:
+                return await self._call(action, **parameters)
+            except SqsError as error:
+                if error.code in {"Unreachable", "NoCredentials"} | UNKNOWN_QUEUE_CODES | REFUSED_CODES | UNSUPPORTED_CODES:
+                    raise
+                await asyncio.sleep(backoff_seconds(failures))
+        return await self._call(action, **parameters)
+
+    async def _call(self, action: str, **parameters: Any) -> dict[str, Any]:
+        return await self.caller.call(action, {"QueueUrl": self.url, **parameters}, parameters.get("WaitTimeSeconds", 0))
+
+    async def receive(self, wait_seconds: int) -> tuple[list[Message], list[str]]:
+        """Take up to ten messages, waiting up to *wait_seconds* (0 to 20) for the first; they come back unless deleted.
+
+        Returns too what was wrong with each message that arrived damaged. It is left alone, so it comes back as well.
+
+        Raises:
+            SqsError: the call failed.
+        """
+        answer = await self._call(
+            "ReceiveMessage",
+            MaxNumberOfMessages=RECEIVE_MAX,
+            WaitTimeSeconds=wait_seconds,
+            VisibilityTimeout=self.visibility_seconds,
+            MessageSystemAttributeNames=["All"],
+            MessageAttributeNames=["All"],
+        )
+        if not isinstance(found := answer.get("Messages") or [], list):
+            raise SqsError("InvalidAnswer", "Messages is no list")
+        read = [_read(each) for each in found]
+        return [each for each in read if isinstance(each, Message)], [each for each in read if isinstance(each, str)]
+
+    async def delete(self, handles: Sequence[str]) -> Failures:
+        """Delete up to ten messages; return those that SQS did not delete.
+
+        Raises:
+            SqsError: the call failed; some or all may have been deleted all the same.
+        """
+        entries = [{"Id": str(index), "ReceiptHandle": handle} for index, handle in enumerate(handles)]
+        return _failures(await self._call("DeleteMessageBatch", Entries=entries), handles)
+
+    async def hide(self, handles: Sequence[str], seconds: int) -> Failures:
+        """Hide up to ten messages from others for *seconds* from now, or, with 0, give them back; return those that SQS refused.
+
+        Raises:
+            SqsError: the call failed.
+        """
+        entries = [{"Id": str(index), "ReceiptHandle": handle, "VisibilityTimeout": seconds} for index, handle in enumerate(handles)]
+        return _failures(await self._call("ChangeMessageVisibilityBatch", Entries=entries), handles)
+
+    async def depth(self) -> Depth:
+        """Count the queue's messages. SQS calls it approximate: the figures settle within about a minute.
+
+        Raises:
+            SqsError: the call failed.
+        """
+        count = "ApproximateNumberOfMessages"
+        names = [count, f"{count}NotVisible", f"{count}Delayed", "VisibilityTimeout"]
+        attributes = (await self._call("GetQueueAttributes", AttributeNames=names)).get("Attributes")
+        try:
+            return Depth(*(int(attributes[name]) for name in names))  # type: ignore[index]  # it is tried
+        except (KeyError, TypeError, ValueError):
+            raise SqsError("InvalidAnswer", "the queue's attributes are not numbers") from None
+
+
+def connect(settings: LoaderSettings) -> Caller:
+    """The loader's own client or, where that could not do as boto3 does, and where the setting says so, boto3.
+
+    Raises:
+        LoaderError: AWS's configuration is wrong.
+    """
+    timeout = settings.loader_timeout_seconds
+    # Each receiver has a connection, and each deleter; extending and counting need some more.
+    client = aws.sqs_client(settings.sqs_queue_url, settings.aws_region, timeout, 3 * settings.loader_receivers + 1)
+    if settings.loader_sqs_client == "boto3" or not aws.is_plain(client):
+        return aws.BotoCaller(client)
+    endpoint = Endpoint.parse(client.meta.endpoint_url, client.meta.region_name)
+    return SignedCaller(endpoint, aws.Identity(), aws.tls_context(client), timeout)
 
 
 async def open_queue(settings: LoaderSettings) -> Queue:
-    """Find the queue of *settings*, and make sure that we may also delete from it and extend.
-
-    A loader that may receive and not delete would land the same messages for ever, so it does not begin: deleting an
-    invented receipt handle harms nothing, and tells AccessDenied from ReceiptHandleIsInvalid.
+    """The queue of *settings*, checked.
 
     Raises:
-        LoaderError: not there, not reached, or we may not do one of these.
+        LoaderError: see `Queue.check` and `connect`.
     """
-    url = settings.sqs_queue_url
-    # Each receiver has a connection, and each deleter; extending and counting need some more.
-    caller = wire.connect(url, settings.aws_region, settings.loader_timeout_seconds, 3 * settings.loader_receivers + 1)
+    queue = Queue(settings.sqs_queue_url, await asyncio.to_thread(connect, settings), settings.loader_visibility_seconds)
     try:
-        answer = await _persist(caller, "GetQueueAttributes", {"QueueUrl": url, "AttributeNames": ["VisibilityTimeout"]})
-        visibility_seconds = int(answer["Attributes"]["VisibilityTimeout"])
-        for action, extra in (("DeleteMessageBatch", {}), ("ChangeMessageVisibilityBatch", {"VisibilityTimeout": 0})):
-            entry = {"Id": "probe", "ReceiptHandle": "probe", **extra}
-            answer = await _persist(caller, action, {"QueueUrl": url, "Entries": [entry]})
-            for failure in answer.get("Failed", []):
-                if failure.get("Code") in REFUSED_CODES:
-                    raise SqsError(failure["Code"], f"{action} is not allowed")  # noqa: TRY301  # as if the call had said so
-    except SqsError as error:
-        await caller.close()
-        raise fatal(error, url) or unavailable(
-            f"queue {url} cannot be reached: {error}; check AWS_ENDPOINT_URL, or try again later"
-        ) from None
-    if not visibility_seconds:
-        await caller.close()
-        raise wrong_setting(
-            f"queue {url} has a visibility time-out of 0 s, so nothing received from it can be deleted; set it to 30 s or more"
-        )
-    return Queue(url, caller, visibility_seconds)
+        await queue.check()
+    except BaseException:
+        await queue.caller.close()
+        raise
+    return queue
 
 
-async def _persist(caller: Caller, action: str, parameters: wire.Parameters) -> dict[str, Any]:
-    """Call, and call again when SQS answers that it cannot now; one who does not answer at all is reported at once."""
-    for failures in range(1, OPEN_ATTEMPTS):
-        try:
-            return await caller.call(action, parameters)
-        except SqsError as error:
-            if error.code == "Unreachable" or error.code in UNKNOWN_QUEUE_CODES | REFUSED_CODES:
-                raise
-            await asyncio.sleep(backoff_seconds(failures))
-    return await caller.call(action, parameters)
-
-
-async def receive(queue: Queue, wait_seconds: int) -> list[Message]:
-    """Take up to ten messages, waiting up to *wait_seconds* (0 to 20) for the first.
-
-    They are ours for the queue's visibility time-out and come back unless deleted. A body that does not match the
-    digest which SQS sent with it is left alone, so it comes back too.
-
-    Raises:
-        SqsError: the call failed.
-    """
-    parameters = {
-        "QueueUrl": queue.url,
-        "MaxNumberOfMessages": RECEIVE_MAX,
-        "WaitTimeSeconds": wait_seconds,
-        "MessageSystemAttributeNames": ["SentTimestamp"],
-    }
-    answer = await queue.caller.call("ReceiveMessage", parameters, wait_seconds)
-    deadline = asyncio.get_running_loop().time() + queue.visibility_seconds
+def _read(found: Any) -> Message | str:
+    """The message that SQS describes as *found*, or why it is damaged; its id alone may be told."""
     try:
-        return [
-            Message(found["MessageId"], int(found["Attributes"]["SentTimestamp"]), found["Body"], found["ReceiptHandle"], deadline)
-            for found in answer.get("Messages", ())
-            if _is_intact(found)
-        ]
-    except (KeyError, ValueError) as error:
-        raise SqsError("InvalidAnswer", f"a message without a usable {error}") from None
+        message_id, body, attributes = found["MessageId"], found["Body"], found["Attributes"]
+        sent_ms, receives = int(attributes.pop("SentTimestamp")), int(attributes.pop("ApproximateReceiveCount", 1))
+        digest = found.get("MD5OfBody")
+        if digest and digest != hashlib.md5(body.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest():
+            return f"message {message_id}: its body does not match MD5OfBody"
+        if not (message_id.isascii() and message_id.isprintable() and 0 <= sent_ms < LATEST_SENT_MS):
+            return "a message whose MessageId or SentTimestamp cannot be"
+        pairs = [f'"ApproximateReceiveCount": {receives}', *(f"{_TEXT(name)}: {_TEXT(value)}" for name, value in attributes.items())]
+        if found.get("MessageAttributes"):
+            pairs.append(f'"MessageAttributes": {_JSON(found["MessageAttributes"])}')
+        return Message(message_id, sent_ms, body, f"{{{', '.join(pairs)}}}", str(found["ReceiptHandle"]), receives)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        return f"a message that SQS describes without what every message has ({type(error).__name__})"
 
 
-def _is_intact(found: dict[str, Any]) -> bool:
-    digest = found.get("MD5OfBody")
-    body: str = found["Body"]
-    return digest is None or digest == hashlib.md5(body.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
+_TEXT = json.encoder.encode_basestring
+# boto3 gives a binary attribute as bytes, the API as base64.
+_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=lambda value: base64.b64encode(value).decode()).encode
 
 
-async def delete(queue: Queue, messages: Sequence[Message]) -> dict[str, list[Message]]:
-    """Delete up to ten messages; return those that SQS did not delete, by the code that it gave.
-
-    Raises:
-        SqsError: the call failed; some or all may have been deleted all the same.
-    """
-    entries = [{"Id": str(index), "ReceiptHandle": message.receipt_handle} for index, message in enumerate(messages)]
-    answer = await queue.caller.call("DeleteMessageBatch", {"QueueUrl": queue.url, "Entries": entries})
-    return _failures(answer, messages)
-
-
-async def change_visibility(queue: Queue, messages: Sequence[Message], seconds: float) -> dict[str, list[Message]]:
-    """Hide up to ten messages from others for *seconds* from now, or, with 0, let others have them at once.
-
-    Returns those that SQS refused, by the code that it gave.
-
-    Raises:
-        SqsError: the call failed.
-    """
-    entries = [
-        {"Id": str(index), "ReceiptHandle": message.receipt_handle, "VisibilityTimeout": int(seconds)}
-        for index, message in enumerate(messages)
-    ]
-    answer = await queue.caller.call("ChangeMessageVisibilityBatch", {"QueueUrl": queue.url, "Entries": entries})
-    return _failures(answer, messages)
-
-
-async def depth(queue: Queue) -> Depth:
-    """Count the queue's messages. SQS calls it approximate: the figures settle within about a minute.
-
-    Raises:
-        SqsError: the call failed.
-    """
-    names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed")
-    answer = await queue.caller.call("GetQueueAttributes", {"QueueUrl": queue.url, "AttributeNames": list(names)})
-    attributes = answer.get("Attributes", {})
-    return Depth(*(int(attributes.get(name, 0)) for name in names))
-
-
-def _failures(answer: dict[str, Any], messages: Sequence[Message]) -> dict[str, list[Message]]:
-    failures: dict[str, list[Message]] = {}
-    for failure in answer.get("Failed", ()):
-        failures.setdefault(str(failure.get("Code")), []).append(messages[int(failure["Id"])])
+def _failures(answer: Mapping[str, Any], handles: Sequence[str]) -> Failures:
+    """What of *handles* does not stand under Successful; a success that SQS does not confirm is none."""
+    try:
+        done = {int(entry["Id"]) for entry in answer.get("Successful") or ()}
+        if len(done) == len(handles):
+            return {}
+        codes = {int(entry["Id"]): str(entry.get("Code")) for entry in answer.get("Failed") or ()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise SqsError("InvalidAnswer", "an answer to a batch without the Ids of its entries") from None
+    failures: Failures = {}
+    for index, handle in enumerate(handles):
+        if index not in done:
+            failures.setdefault(codes.get(index, "NoAnswer"), []).append(handle)
     return failures
 
 
-def backoff_seconds(failures: int) -> float:
-    """How long to wait after *failures* in a row (1 and up).
-
-    It doubles from 0.1 s to 5 s, and is random, so that loaders do not march in step.
-    """
-    return float(random.uniform(0.5, 1) * min(5.0, 0.1 * 2 ** min(failures - 1, 10)))  # noqa: S311  # no secret depends on it
-
-
 def fatal(error: SqsError, url: str) -> LoaderError | None:
-    """What to stop with when trying again cannot help, or None when it may."""
+    """What to stop with where trying again cannot help, or None where it may."""
     if error.code in UNKNOWN_QUEUE_CODES:
         return unavailable(f"queue {url} does not exist; check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up")
     if error.code in REFUSED_CODES:
         return refused(f"queue {url}: SQS refuses us ({error}); check the credentials and the queue's policy")
-    if error.code == "InvalidAnswer":
-        return LoaderError(f"queue {url}: {error.message}; is this SQS?", os.EX_PROTOCOL)
-    if error.code in {"UnsupportedOperation", "InvalidAction", "UnknownOperationException"}:
+    if error.code in UNSUPPORTED_CODES:
         return wrong_setting(f"queue {url}: the endpoint does not know the call ({error}); check AWS_ENDPOINT_URL")
+    if error.code == "InvalidAnswer":
+        return LoaderError(f"queue {url}: {error}; is this SQS?", os.EX_PROTOCOL)
     return None

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import errors
 
 from loader.errors import LoaderError
-from loader.login import not_verified, password_for, refused_login
+from loader.login import password_for, refusal
 
 CONNECT_SECONDS = 10
 # How long an act that cannot get a lock stands in the way of the loader and dbt, how long it then leaves them alone, and for
@@ -52,17 +52,8 @@ def connect(role: str) -> psycopg.Connection[Any]:
     except LoaderError as error:
         raise RecoveryError(str(error), error.exit_code) from None
     except psycopg.OperationalError as error:
-        found = str(error).strip().splitlines()[0].removeprefix("connection failed: ")
-        if unverified := not_verified(found):
-            raise RecoveryError(str(unverified), unverified.exit_code) from None
-        if "no password supplied" in found:
-            raise RecoveryError(f"{variable} is not set; copy .env.example to .env or run make up", os.EX_CONFIG) from None
-        if "authentication failed" in found:
-            refusal = refused_login(found, f"{variable}, or PGUSER and PGPASSWORD")
-            raise RecoveryError(str(refusal), refusal.exit_code) from None
-        if 'database "' in found:  # it does not exist, or this role may not connect to it
-            raise RecoveryError(f"{found}; correct PGDATABASE, or run python -m loader migrate there", os.EX_UNAVAILABLE) from None
-        raise RecoveryError(f"{found}; start the server, or correct PGHOST and PGPORT", os.EX_UNAVAILABLE) from None
+        failure = refusal(error, variable, "PGUSER")
+        raise RecoveryError(str(failure), failure.exit_code) from None
 
 
 def call(connection: psycopg.Connection[Any], statement: str, parameters: Sequence[Any] = ()) -> Rows:

@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from loader import __main__ as command_line
 from loader.landing import Landing
-from loader.metrics import TallyCollector
+from loader.metrics import Tally
 from loader.sqs import Message
 
 bodies: set[str] = set()
@@ -21,7 +21,7 @@ class GossipingLanding(Landing):
         return await super().land(batch)
 
 
-class GossipingCollector(TallyCollector):
+class GossipingTally(Tally):
     def collect(self) -> Iterable[Metric]:
         yield from super().collect()
         by_body = GaugeMetricFamily("loader_messages_by_body", "Messages by what they say.", labels=["body"])
@@ -33,6 +33,6 @@ class GossipingCollector(TallyCollector):
 if __name__ == "__main__":
     with (
         mock.patch.object(command_line, "Landing", GossipingLanding),
-        mock.patch.object(command_line, "TallyCollector", GossipingCollector),
+        mock.patch.object(command_line, "Tally", GossipingTally),
     ):
         command_line.main()

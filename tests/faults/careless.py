@@ -6,19 +6,19 @@ from unittest import mock
 
 from loader import __main__ as command_line
 from loader import pipeline, sqs
+from loader.errors import SqsError
 from loader.landing import Landing
 from loader.settings import LoaderSettings
 from loader.sqs import Message, Queue
-from loader.wire import SqsError
 
 opened: list[Queue] = []
 
 
 class CarelessLanding(Landing):
     async def land(self, batch: Sequence[Message]) -> int:
-        for chunk in pipeline.in_tens(batch):
+        for chunk in pipeline.in_tens([message.receipt_handle for message in batch]):
             with contextlib.suppress(SqsError):
-                await sqs.delete(opened[0], chunk)
+                await opened[0].delete(chunk)
         return await super().land(batch)
 
 

@@ -70,8 +70,7 @@ def backends_are_terminated(trial: Trial) -> None:
 
 def commit_outlasts_the_visibility_timeout(trial: Trial) -> None:
     """It takes 10 s where messages stay hidden for 2 s, and no message comes twice because of it."""
-    trial.stub.control(visibility=2 if FULL else 1)
-    trial.start()
+    trial.start(LOADER_VISIBILITY_SECONDS=2 if FULL else 1)
     with commits_blocked(trial):
         began = time.monotonic()
         trial.send()

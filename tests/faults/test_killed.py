@@ -7,7 +7,6 @@ from tests.faults.trial import SEEDS, Fault, Moment, Trial, after_commit, before
 
 def killed_at(moment: Moment) -> Fault:
     def fault(trial: Trial) -> None:
-        trial.stub.control(visibility=1)
         trial.hold_at(moment, batch=trial.random.randint(1, 8))
         trial.send()
         loader = trial.start()
@@ -19,12 +18,13 @@ def killed_at(moment: Moment) -> Fault:
 
 def killed_mid_delete(trial: Trial) -> None:
     """The deletes under way are done, but not answered."""
-    trial.stub.control(visibility=1, hold=["DeleteMessageBatch"])
+    trial.stub.control(hold=["DeleteMessageBatch"])
     trial.send()
     loader = trial.start(LOADER_RECEIVERS=trial.random.randint(1, 20))
     trial.wait_for_stub("held DeleteMessageBatch")
     loader.kill()
     trial.stub.control(hold=[])
+    trial.lapse()
     trial.wait_for("some are deleted, and some are not", lambda: 0 < trial.stub.stats()["deleted"] < trial.sent or trial.careless)
 
 

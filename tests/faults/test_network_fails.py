@@ -9,10 +9,10 @@ from tests.faults.trial import FULL, IDS, Fault, Trial, lose, survive
 def network(side: str, trouble: str) -> Fault:
     def fault(trial: Trial) -> None:
         proxy = trial.to_postgres if side == "PostgreSQL" else trial.to_sqs
-        # Messages whose reply got lost are hidden for this long.
-        trial.stub.control(round_trip=0.02, visibility=30 if trouble == "delays" else 2)
+        trial.stub.control(round_trip=0.02)
         # A drain, for that does not leave a reply 20 s to come; it goes on for as long as there are messages.
-        trial.start("drain", LOADER_TIMEOUT_SECONDS=30 if trouble == "delays" else 1, LOADER_RECEIVERS=4)
+        seconds, visibility = (30, 30) if trouble == "delays" else (1, 2)  # messages whose reply got lost are hidden for so long
+        trial.start("drain", LOADER_TIMEOUT_SECONDS=seconds, LOADER_VISIBILITY_SECONDS=visibility, LOADER_RECEIVERS=4)
         for direction in ("to server", "to client"):
             before = trial.landed()
             trial.send(IDS // 2)

@@ -26,7 +26,7 @@ def sqs_misbehaves(proof: str, **behaviour: float) -> Fault:
 
 def the_same_message_comes_again(trial: Trial) -> None:
     """Twice in a reply, again at once under a new handle, and, after a crash before the delete, a day later by the loader's clock."""
-    trial.stub.control(duplicate_rate=0.2, redeliver_rate=0.1, visibility=1)
+    trial.stub.control(duplicate_rate=0.2, redeliver_rate=0.1)
     now = dt.datetime.now(dt.UTC)
     for days in (0, 1, 3):
         trial.send(IDS // 3 + 1, milliseconds(now - days * DAY))
@@ -77,7 +77,7 @@ def milliseconds(at: dt.datetime) -> int:
 
 def dead_letters_are_redriven(trial: Trial) -> None:
     """Messages that a crashing loader received too often come back from the dead-letter queue with new ids."""
-    trial.stub.control(visibility=1, max_receives=2)
+    trial.stub.control(max_receives=2)
     trial.send(200)
     for _ in range(2):
         trial.hold_at(before_copy)

@@ -31,9 +31,9 @@ def terminated_while_commits_hang(trial: Trial) -> None:
 
 
 def four_loaders_come_and_go(trial: Trial) -> None:
-    trial.stub.control(visibility=2, round_trip=0.05)
+    trial.stub.control(round_trip=0.05)
     trial.send()
-    loaders = [trial.start(LOADER_RECEIVERS=2) for _ in range(4)]
+    loaders = [trial.start(LOADER_RECEIVERS=2, LOADER_VISIBILITY_SECONDS=2) for _ in range(4)]
     for turn in range(30 if FULL else 6):
         trial.wait_for("they load", lambda: trial.landed() > min(turn, trial.sent - 1) or trial.careless)  # noqa: B023  # called here
         loader = loaders.pop(trial.random.randrange(4))
@@ -43,7 +43,7 @@ def four_loaders_come_and_go(trial: Trial) -> None:
         else:
             loader.signal(trial.random.choice((signal.SIGTERM, signal.SIGINT)))
             trial.proof["stopped"] = trial.proof.get("stopped", 0) + 1
-        loaders.append(trial.start(LOADER_RECEIVERS=2))
+        loaders.append(trial.start(LOADER_RECEIVERS=2, LOADER_VISIBILITY_SECONDS=2))
     for loader in loaders:
         loader.signal(signal.SIGTERM)
     for loader in loaders:

@@ -133,11 +133,15 @@ class Trial:
     def hold_at(self, moment: "Moment", batch: int = 1) -> None:
         """Have the connection to PostgreSQL stand still at *moment* of the *batch*-th batch from now on."""
         seen = 0
+        copied = False  # an empty batch is committed too, to see whether it can be
 
         def is_it(direction: Direction, kind: bytes, content: bytes) -> bool:
-            nonlocal seen
-            seen += moment(direction, kind, content)
-            return seen == batch and moment(direction, kind, content)
+            nonlocal seen, copied
+            copied = copied or mid_copy(direction, kind, content)
+            is_moment = moment(direction, kind, content) and (copied or moment is before_copy)
+            copied = copied and not after_commit(direction, kind, content)
+            seen += is_moment
+            return seen == batch and is_moment
 
         self.to_postgres.hold_at(is_it)
 
@@ -146,16 +150,22 @@ class Trial:
         self.proof["held"] = self.proof.get("held", 0) + 1
 
     def kill(self, loader: "Loader") -> None:
-        """kill -9, and what was held on its way to PostgreSQL never arrives."""
+        """kill -9; what was held on its way to PostgreSQL never arrives, and what it had received is visible again."""
         loader.kill()
         self.to_postgres.reset()
         self.to_postgres.heal()
+        self.lapse()
+
+    def lapse(self) -> None:
+        """End the visibility time-outs of a loader that is gone; a receive of it that is still under way would start new ones."""
+        if not any(loader.process.is_alive() for loader in self.loaders):
+            self.wait_for("its connections have ended", lambda: not self.to_sqs.pairs and bool(self.stub.stats()))
+        self.stub.lapse()
 
     def kill_before_a_commit(self) -> None:
         """Kill the loader when it has received a batch and not committed it, as the last straw of every fault."""
         self.to_postgres.heal()
         self.to_sqs.heal()
-        self.stub.control(visibility=1)
         self.hold_at(before_commit)
         self.send(BATCH)
         # A drain may be just about to end.

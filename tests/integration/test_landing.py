@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from loader import landing
-from loader.errors import LoaderError
+from loader.errors import LoaderError, TemporaryError
 from loader.landing import Landing, storable
 from loader.settings import LoaderSettings
 from loader.sqs import Message
@@ -41,7 +41,7 @@ def land(settings: LoaderSettings, *batches: Sequence[Message]) -> list[int]:
     """Land *batches* one after the other, and return how many rows of each were new."""
 
     async def work() -> list[int]:
-        opened = Landing(settings, lambda reason: pytest.fail(f"it had to try again: {reason}"), gives_up=True)
+        opened = Landing(settings)
         try:
             return [await opened.land(batch) for batch in batches]
         finally:
@@ -50,8 +50,8 @@ def land(settings: LoaderSettings, *batches: Sequence[Message]) -> list[int]:
     return asyncio.run(work())
 
 
-def message(message_id: str, body: str = "{}", sent_ms: int = SENT_MS) -> Message:
-    return Message(message_id, sent_ms, body, "handle", 0.0)
+def message(message_id: str, body: str = "{}", sent_ms: int = SENT_MS, attributes: str = "{}") -> Message:
+    return Message(message_id, sent_ms, body, attributes, "handle")
 
 
 def test_the_time_of_sending_is_kept_to_the_millisecond(database: Database, settings: LoaderSettings) -> None:
@@ -98,16 +98,6 @@ def test_a_body_that_text_cannot_hold_lands_as_hex_of_its_utf8(database: Databas
     assert not database.value("select pg_input_is_valid(body, 'jsonb') from staging.raw_logins")
 
 
-def test_a_drain_gives_up_on_a_server_that_stays_away(settings: LoaderSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landing, "OUTAGE_SECONDS", 0.2)
-    monkeypatch.setenv("PGPORT", "1")
-    troubles: list[str] = []
-    with pytest.raises(LoaderError, match="run python -m loader drain again later") as caught:
-        asyncio.run(Landing(settings, troubles.append, gives_up=True).land([message("a")]))
-    assert caught.value.exit_code == os.EX_UNAVAILABLE
-    assert troubles
-
-
 def replace_ensure_partitions(database: Database, body: str) -> None:
     """Have *body* run where partitions are to be made; `staging.really_ensure_partitions` makes them."""
     with database.connect() as connection:
@@ -121,32 +111,24 @@ def replace_ensure_partitions(database: Database, body: str) -> None:
 
 
 @pytest.mark.parametrize("failure", ["raise sqlstate '53100'", "perform pg_terminate_backend(pg_backend_pid())"])
-def test_a_failure_that_passes_while_a_partition_is_made_is_waited_for(
-    database: Database, settings: LoaderSettings, monkeypatch: pytest.MonkeyPatch, failure: str
+def test_a_failure_that_passes_while_a_partition_is_made_may_be_tried_again(
+    database: Database, settings: LoaderSettings, failure: str
 ) -> None:
     # a sequence, for it counts on when the transaction is rolled back
     replace_ensure_partitions(
-        database, f"if nextval('staging.tries') <= 5 then {failure}; end if; perform staging.really_ensure_partitions(dates);"
+        database, f"if nextval('staging.tries') <= 2 then {failure}; end if; perform staging.really_ensure_partitions(dates);"
     )
-    waits: list[int] = []
 
-    def no_wait(failures: int) -> float:
-        waits.append(failures)
-        return 0
-
-    monkeypatch.setattr(landing, "backoff_seconds", no_wait)
-    troubles: list[str] = []
-
-    async def work() -> int:
-        opened = Landing(settings, troubles.append, gives_up=True)
+    async def work() -> list[object]:
+        opened = Landing(settings)
         try:
-            return await opened.land([message("a")])
+            return await asyncio.gather(*[opened.land([message("a")]) for _ in range(1)], return_exceptions=True)
         finally:
             await opened.close()
 
-    assert asyncio.run(work()) == 1
-    assert waits == [1, 2, 3, 4, 5]
-    assert len(troubles) == 5
+    results = [asyncio.run(work())[0] for _ in range(3)]
+    assert [type(result) for result in results] == [TemporaryError, TemporaryError, int]
+    assert results[2] == 1
 
 
 def test_no_right_to_make_partitions_is_a_refusal(database: Database, settings: LoaderSettings) -> None:

@@ -2,29 +2,30 @@
 
 import asyncio
 import contextlib
-import datetime as dt
+import gzip
 import http.server
 import json
+import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
-import botocore.auth
-import botocore.exceptions
 import pytest
 import trustme
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials, ReadOnlyCredentials
+from botocore.credentials import ReadOnlyCredentials
 
 from benchmarks.stub import Stub
-from loader import wire
-from loader.errors import LoaderError
-from loader.wire import BotoCaller, SignedCaller, SqsError
+from loader import sqs
+from loader.aws import BotoCaller, Identity
+from loader.errors import LoaderError, SqsError
+from loader.settings import LoaderSettings
+from loader.signing import Endpoint
+from loader.sqs import Caller
+from loader.wire import SignedCaller
 from tests.support import Queue
 
 URL = "http://127.0.0.1:1/000000000000/login-queue"
@@ -34,20 +35,27 @@ RECEIVE = {"QueueUrl": URL, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 0, "Me
 @pytest.fixture(autouse=True)
 def aws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials of its own, and nothing of this machine's."""
-    for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "AWS_SESSION_TOKEN"):
+    for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
-@contextlib.contextmanager
-def calling(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> Iterator[wire.Caller]:
+def connect(queue_url: str = URL, **settings: Any) -> Caller:
+    return sqs.connect(LoaderSettings(sqs_queue_url=queue_url, pghost="unused", loader_timeout_seconds=2, **settings))
+
+
+def calling(monkeypatch: pytest.MonkeyPatch, endpoint: str, **settings: Any) -> Caller:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    yield wire.connect(URL, "us-east-1", 2, 1)
+    return connect(**settings)
 
 
-def call(caller: wire.Caller, action: str, **parameters: Any) -> dict[str, Any]:
+def call(caller: Caller, action: str, **parameters: Any) -> dict[str, Any]:
     """One call, on an event loop of its own, so with connections of its own."""
 
     async def work() -> dict[str, Any]:
@@ -60,51 +68,15 @@ def call(caller: wire.Caller, action: str, **parameters: Any) -> dict[str, Any]:
     return asyncio.run(work())
 
 
-# ── signing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("token", [None, "a-session-token"])
-@pytest.mark.parametrize(
-    "endpoint", ["http://127.0.0.1:4566/", "https://sqs.eu-central-1.amazonaws.com/", "https://vpce-1.example:8443/base/"]
-)
-def test_a_request_is_signed_as_botocore_signs_it(monkeypatch: pytest.MonkeyPatch, endpoint: str, token: str | None) -> None:
-    body = json.dumps(RECEIVE).encode()
-    request = wire.signed(endpoint, "eu-central-1", ReadOnlyCredentials("AKIDEXAMPLE", "secret", token), "ReceiveMessage", body)
-    head, _, sent_body = request.partition(b"\r\n\r\n")
-    request_line, *lines = head.decode().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines)
-
-    now = dt.datetime.strptime(headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=dt.UTC)
-    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: now)
-    unsigned = {name: headers[name] for name in ("Content-Type", "X-Amz-Target")}
-    expected = AWSRequest("POST", endpoint, headers=unsigned, data=body)
-    SigV4Auth(Credentials("AKIDEXAMPLE", "secret", token), "sqs", "eu-central-1").add_auth(expected)
-
-    assert headers.pop("Host") == endpoint.split("/")[2]
-    assert headers.pop("Content-Length") == str(len(body))
-    assert headers == dict(expected.headers.items())
-    assert sent_body == body
-    assert request_line == f"POST {'/base/' if 'base' in endpoint else '/'} HTTP/1.1"
-
-
-def test_one_signature_serves_the_same_receive_for_a_minute() -> None:
-    caller = SignedCaller(boto3.Session(), "us-east-1", "http://127.0.0.1:1", 1)
-
-    async def requests() -> list[bytes]:
-        return [await caller.request("ReceiveMessage", b"{}") for _ in range(2)] + [await caller.request("ReceiveMessage", b"{ }")]
-
-    first, second, other = asyncio.run(requests())
-    assert first is second
-    assert other != first
-
-
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def by_hand_and_by_boto3(monkeypatch: pytest.MonkeyPatch, queue: Queue) -> tuple[SignedCaller, BotoCaller]:
-    with calling(monkeypatch, queue.emulator.endpoint_url) as caller:
-        assert isinstance(caller, SignedCaller)
-        return caller, BotoCaller(queue.client, 1)
+def by_hand_and_by_boto3(monkeypatch: pytest.MonkeyPatch, queue: Queue) -> tuple[Caller, Caller]:
+    by_hand = calling(monkeypatch, queue.emulator.endpoint_url)
+    by_boto3 = calling(monkeypatch, queue.emulator.endpoint_url, loader_sqs_client="boto3")
+    assert isinstance(by_hand, SignedCaller)
+    assert isinstance(by_boto3, BotoCaller)
+    return by_hand, by_boto3
 
 
 def test_every_call_is_answered_as_boto3_is(monkeypatch: pytest.MonkeyPatch, queue: Queue) -> None:
@@ -161,23 +133,183 @@ def test_answers_in_chunks_and_over_closed_connections_are_read(
     stub.control(**behaviour)
     stub.preload(200)
 
-    async def receive_all(caller: wire.Caller) -> set[str]:
+    async def receive_all(caller: Caller) -> set[str]:
         answers = [await caller.call("ReceiveMessage", RECEIVE) for _ in range(20)]
         await caller.close()
         return {message["MessageId"] for answer in answers for message in answer["Messages"]}
 
-    with calling(monkeypatch, f"http://127.0.0.1:{stub.port}") as caller:
-        assert len(asyncio.run(receive_all(caller))) == 200
+    caller = calling(monkeypatch, f"http://127.0.0.1:{stub.port}")
+    assert len(asyncio.run(receive_all(caller))) == 200
     assert "close_every" not in behaviour or stub.stats()["connections closed"] >= 10
 
 
 def test_nobody_there_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    with calling(monkeypatch, "http://127.0.0.1:1") as caller, pytest.raises(SqsError, match=r"Unreachable: 127\.0\.0\.1:1: "):
-        call(caller, "ReceiveMessage")
+    with pytest.raises(SqsError, match=r"Unreachable: 127\.0\.0\.1:1: "):
+        call(calling(monkeypatch, "http://127.0.0.1:1"), "ReceiveMessage")
+
+
+# ── what servers and networks do to answers ──────────────────────────────────────────────────────────────────────────
+
+GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"good": true}'
+ANSWER = {"good": True}
+
+
+@contextlib.contextmanager
+def scripted(answer: Callable[[int, socket.socket], None], family: socket.AddressFamily = socket.AF_INET) -> Iterator[int]:
+    """A server on a port of this machine that has *answer* reply to the n-th request on the connection that it came over."""
+    count = iter(range(1_000))
+
+    def converse(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while True:
+                data = b""
+                while b"\r\n\r\n" not in data:
+                    if not (more := connection.recv(65_536)):
+                        return
+                    data += more
+                length = int(data.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+                while len(data.partition(b"\r\n\r\n")[2]) < length:
+                    data += connection.recv(65_536)
+                answer(next(count), connection)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=converse, args=[connection], daemon=True).start()
+
+    with socket.socket(family) as listener:
+        listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+        listener.listen()
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def calls(caller: Caller, count: int, between: Callable[[], object] = lambda: None) -> list[dict[str, Any] | SqsError]:
+    """So many calls, one after the other, over the same connections; errors too."""
+
+    async def work() -> list[dict[str, Any] | SqsError]:
+        answers: list[dict[str, Any] | SqsError] = []
+        for _ in range(count):
+            try:
+                answers.append(await caller.call("ReceiveMessage", RECEIVE))
+            except SqsError as error:
+                answers.append(error)
+            between()
+        await caller.close()
+        return answers
+
+    return asyncio.run(work())
+
+
+def test_a_408_in_the_buffer_of_an_idle_connection_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = threading.Event()
+
+    def answer(number: int, connection: socket.socket) -> None:
+        connection.sendall(GOOD)
+        if number == 0:
+            connection.sendall(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+        sent.set()
+
+    with scripted(answer) as port:
+        # the loop does not turn between the calls, so what was sent lies in the buffer
+        assert calls(calling(monkeypatch, f"http://127.0.0.1:{port}"), 2, lambda: sent.wait(5)) == [ANSWER, ANSWER]
+
+
+def test_a_408_that_crosses_a_request_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(number: int, connection: socket.socket) -> None:
+        if number == 1:
+            connection.sendall(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            connection.shutdown(socket.SHUT_RDWR)
+        else:
+            connection.sendall(GOOD)
+
+    with scripted(answer) as port:
+        assert calls(calling(monkeypatch, f"http://127.0.0.1:{port}"), 2) == [ANSWER, ANSWER]
+
+
+CORRUPT = {
+    "not HTTP": b"\x15\x03\x01\x00\x02\x02",
+    "an upgrade": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+    "a second answer behind it": GOOD + GOOD[:20],
+    "a whole second answer": GOOD + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("corrupt", CORRUPT.values(), ids=CORRUPT)
+def test_a_corrupt_answer_on_a_reused_connection_spoils_no_other(monkeypatch: pytest.MonkeyPatch, corrupt: bytes) -> None:
+    def answer(number: int, connection: socket.socket) -> None:
+        connection.sendall(corrupt if number == 1 else GOOD)
+
+    with scripted(answer) as port:
+        assert calls(calling(monkeypatch, f"http://127.0.0.1:{port}"), 4) == [ANSWER] * 4
+
+
+@pytest.mark.parametrize("length", [20, 50])
+def test_an_answer_cut_off_in_the_middle_is_unreachable_and_the_next_call_works(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    def answer(number: int, connection: socket.socket) -> None:
+        connection.sendall(GOOD[:length] if number == 0 else GOOD)
+        if number == 0:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    with scripted(answer) as port:
+        first, second = calls(calling(monkeypatch, f"http://127.0.0.1:{port}"), 2)
+    assert isinstance(first, SqsError)
+    assert first.code == "Unreachable"
+    assert second == ANSWER
+
+
+def test_an_answer_in_gzip_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = gzip.compress(json.dumps(ANSWER).encode())
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n".encode()
+    with scripted(lambda _, connection: connection.sendall(head + packed)) as port:
+        assert calls(calling(monkeypatch, f"http://127.0.0.1:{port}"), 1) == [ANSWER]
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b"7", b'"text"', b"<html>", b"{", b"[" * 100_000, b"\xff"])
+def test_an_answer_that_is_no_json_object_is_an_error(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with scripted(lambda _, connection: connection.sendall(head + body)) as port:
+        (error,) = calls(calling(monkeypatch, f"http://127.0.0.1:{port}"), 1)
+    assert isinstance(error, SqsError)
+    assert error.code == "InvalidAnswer"
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b'{"__type": null}', b"<html>"])
+def test_an_error_without_a_code_is_known_by_its_status(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    head = f"HTTP/1.1 503 Slow Down\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with scripted(lambda _, connection: connection.sendall(head + body)) as port:
+        (error,) = calls(calling(monkeypatch, f"http://127.0.0.1:{port}"), 1)
+    assert isinstance(error, SqsError)
+    assert error.code == "HTTP 503"
+
+
+@pytest.mark.parametrize("date", ["yesterday", "Thu, 99 Foo 20266 00:00:00 GMT", "", formatdate(0, usegmt=True)])
+def test_a_clock_that_sqs_calls_wrong_is_set_by_its_date_if_that_is_one(monkeypatch: pytest.MonkeyPatch, date: str) -> None:
+    body = b'{"__type": "InvalidSignatureException"}'
+    head = f"HTTP/1.1 403 Forbidden\r\nDate: {date}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    asked: list[int] = []
+
+    def answer(number: int, connection: socket.socket) -> None:
+        asked.append(number)
+        connection.sendall(head + body)
+
+    with scripted(answer) as port:
+        (error,) = calls(calling(monkeypatch, f"http://127.0.0.1:{port}"), 1)
+    assert isinstance(error, SqsError)
+    assert error.code == "InvalidSignatureException"
+    assert len(asked) == (2 if date.endswith("GMT") and "1970" in date else 1)
+
+
+def test_an_endpoint_may_be_an_ipv6_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(lambda _, connection: connection.sendall(GOOD), socket.AF_INET6) as port:
+        assert calls(calling(monkeypatch, f"http://[::1]:{port}"), 1) == [ANSWER]
 
 
 def test_no_answer_is_unreachable_and_a_late_one_is_not_taken_for_the_next(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
-    async def twice(caller: wire.Caller) -> None:
+    async def twice(caller: Caller) -> None:
         stub.control(round_trip=2.5)  # half a second more than the caller waits
         with pytest.raises(SqsError, match="Unreachable: no answer"):
             await caller.call("ReceiveMessage", RECEIVE)
@@ -185,33 +317,23 @@ def test_no_answer_is_unreachable_and_a_late_one_is_not_taken_for_the_next(monke
         assert "Attributes" in await caller.call("GetQueueAttributes", {"QueueUrl": URL})
         await caller.close()
 
-    with calling(monkeypatch, f"http://127.0.0.1:{stub.port}") as caller:
-        asyncio.run(twice(caller))
+    caller = calling(monkeypatch, f"http://127.0.0.1:{stub.port}")
+    asyncio.run(twice(caller))
 
 
 # ── who to ask, and as whom ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_behind_a_proxy_boto3_makes_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.delenv("no_proxy", raising=False)
-    with calling(monkeypatch, "http://sqs.example:80") as caller:
-        assert isinstance(caller, BotoCaller)
-        with pytest.raises(SqsError, match="Unreachable"):
-            call(caller, "ReceiveMessage")
-
-
 @pytest.mark.parametrize(
-    ("url", "region"),
-    [
-        ("https://sqs.ap-southeast-2.amazonaws.com/1/q", "ap-southeast-2"),
-        ("https://sqs.cn-north-1.amazonaws.com.cn/1/q", "cn-north-1"),
-        ("http://127.0.0.1:4566/1/q", None),
-    ],
+    "variables", [{"HTTP_PROXY": "http://127.0.0.1:9"}, {"LOADER_SQS_CLIENT": "boto3"}], ids=["a proxy", "the setting"]
 )
-def test_the_queue_url_names_the_region(url: str, region: str | None) -> None:
-    assert wire.region_in(url) == region
+def test_boto3_makes_the_calls_where_it_must_or_shall(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name, value in ({"NO_PROXY": "", "no_proxy": ""} | variables).items():
+        monkeypatch.setenv(name, value)
+    caller = calling(monkeypatch, "http://sqs.invalid:80")
+    assert isinstance(caller, BotoCaller)
+    with pytest.raises(SqsError, match="Unreachable"):
+        call(caller, "ReceiveMessage")
 
 
 class Answering(http.server.BaseHTTPRequestHandler):
@@ -249,52 +371,45 @@ def answering(context: ssl.SSLContext | None = None) -> Iterator[int]:
             thread.join()
 
 
-def test_expired_credentials_are_fetched_again() -> None:
+def test_credentials_that_expire_in_mid_flight_are_fetched_again() -> None:
     keys = iter(["OLD", "NEW"])
-    credentials = SimpleNamespace(get_frozen_credentials=lambda: ReadOnlyCredentials(next(keys), "secret", None))
-    session = SimpleNamespace(get_credentials=lambda: credentials)
     with answering() as port:
-        caller = SignedCaller(session, "us-east-1", f"http://127.0.0.1:{port}", 2)  # type: ignore[arg-type]  # a session with such credentials
+        identity = Identity(lambda: SimpleNamespace(get_frozen_credentials=lambda: ReadOnlyCredentials(next(keys), "secret", None)))
+        caller = SignedCaller(Endpoint.parse(f"http://127.0.0.1:{port}", "us-east-1"), identity, None, 2)
         assert call(caller, "GetQueueAttributes") == {"Attributes": {}}
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        botocore.exceptions.CredentialRetrievalError(provider="a role", error_msg="no route"),
-        botocore.exceptions.ClientError({"Error": {"Code": "InternalFailure", "Message": "no route"}}, "AssumeRoleWithWebIdentity"),
-    ],
-    ids=["not reached", "refused"],
-)
-def test_credentials_that_cannot_be_fetched_are_tried_again_later(error: Exception) -> None:
-    def fail() -> ReadOnlyCredentials:
-        raise error
-
-    credentials = SimpleNamespace(get_frozen_credentials=fail)
-    session = SimpleNamespace(get_credentials=lambda: credentials)
-    caller = SignedCaller(session, "us-east-1", "http://127.0.0.1:1", 2)  # type: ignore[arg-type]  # a session with such credentials
-    for _ in range(2):
-        with pytest.raises(SqsError, match=r"no credentials: .*no route"):
-            call(caller, "GetQueueAttributes")
-
-
-def test_tls_is_verified_by_the_bundle_that_boto3_would_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def certified(path: Path) -> ssl.SSLContext:
+    """A server's context for localhost; the authority that vouches for it is written to *path*."""
     authority = trustme.CA()
-    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(server_context)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(path))
+    return context
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_tls_is_verified_by_the_bundle_that_boto3_would_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str) -> None:
     bundle = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(bundle))
-    with answering(server_context) as port:
-        with calling(monkeypatch, f"https://localhost:{port}") as caller, pytest.raises(SqsError, match="certificate verify failed"):
-            call(caller, "GetQueueAttributes")
-        monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
-        with calling(monkeypatch, f"https://localhost:{port}") as caller:
-            assert call(caller, "GetQueueAttributes") == {"Attributes": {}}
-        with calling(monkeypatch, f"https://127.0.0.1:{port}") as caller, pytest.raises(SqsError, match="certificate verify failed"):
-            call(caller, "GetQueueAttributes")
+    with answering(certified(bundle)) as port:
+        with pytest.raises(SqsError, match="certificate verify failed"):
+            call(calling(monkeypatch, f"https://localhost:{port}"), "GetQueueAttributes")
+        monkeypatch.setenv(variable, str(bundle))
+        assert call(calling(monkeypatch, f"https://localhost:{port}"), "GetQueueAttributes") == {"Attributes": {}}
+        with pytest.raises(SqsError, match="certificate verify failed"):
+            call(calling(monkeypatch, f"https://127.0.0.1:{port}"), "GetQueueAttributes")
+
+
+def test_certificates_are_checked_as_strictly_as_by_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Python 3.13 the standard library's default is stricter, and refuses authorities that boto3 takes."""
+    caller = calling(monkeypatch, "https://localhost:1")
+    assert isinstance(caller, SignedCaller)
+    assert caller._tls  # noqa: SLF001  # there is nobody to ask who would show it on this version
+    assert not caller._tls.verify_flags & ssl.VERIFY_X509_STRICT  # noqa: SLF001  # as above
+    assert caller._tls.check_hostname  # noqa: SLF001  # as above
 
 
 def test_an_unreadable_bundle_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "missing.pem"))
-    with pytest.raises(LoaderError, match="AWS_CA_BUNDLE"), calling(monkeypatch, "https://localhost:1"):
-        pass
+    with pytest.raises(LoaderError, match="AWS_CA_BUNDLE"):
+        calling(monkeypatch, "https://localhost:1")

@@ -1,0 +1,163 @@
+"""What boto3 is asked for: credentials, region, endpoint, certificates, and the calls to SQS where the loader's own client would not do."""
+
+import asyncio
+import re
+import ssl
+import urllib.parse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import boto3
+import botocore.exceptions
+import botocore.httpsession
+from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
+
+from loader.errors import SqsError, first_line, unavailable, wrong_setting
+
+CREDENTIALS_CHECK_SECONDS = 60.0
+# sqs.REGION.…, sqs-fips.REGION.…, vpce-….sqs.REGION.vpce.…, in every partition and dual-stack domain; the older REGION.queue.…
+REGION_IN_HOST = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]{2,}(?:-[a-z]+)+-\d+)\.|^([a-z]{2,}(?:-[a-z]+)+-\d+)\.queue\.")
+SPECIAL_HOST = re.compile(r"^sqs-fips\.|\.vpce\.|\.api\.")
+
+
+def region_in(queue_url: str) -> str | None:
+    """The region that the host of *queue_url* names, if it does."""
+    found = REGION_IN_HOST.search(urllib.parse.urlsplit(queue_url).hostname or "")
+    return found and (found[1] or found[2])
+
+
+def missing(queue_url: str, region: str | None) -> list[str]:
+    """The variables that AWS's settings lack: the region, the credentials.
+
+    Raises:
+        LoaderError: AWS's configuration cannot be read.
+    """
+    try:
+        session = boto3.Session()
+        lacks_region = not (region_in(queue_url) or session.region_name or region)
+        lacks_credentials = session.get_credentials() is None
+    except Exception as error:  # noqa: BLE001  # botocore's own, and whatever reading its files raises
+        raise wrong_setting(f"AWS configuration: {first_line(error)}; correct it") from None
+    return ["AWS_DEFAULT_REGION"] * lacks_region + ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] * lacks_credentials
+
+
+def sqs_client(queue_url: str, region: str | None, timeout_seconds: float, connections: int) -> Any:
+    """boto3's client for SQS, in the region of *queue_url*, at its endpoint if that is a VPC's, dual-stack or FIPS, unless another is set.
+
+    Raises:
+        LoaderError: AWS's configuration does not give one.
+    """
+    session = boto3.Session()
+    config = Config(
+        connect_timeout=timeout_seconds,
+        read_timeout=timeout_seconds + 20,  # long polling holds an answer back for 20 s
+        retries={"total_max_attempts": 1},  # the pipeline has its own back-off
+        max_pool_connections=connections,
+    )
+    url = urllib.parse.urlsplit(queue_url)
+    region = region_in(queue_url) or session.region_name or region
+    try:
+        client = session.client("sqs", region_name=region, config=config)
+        is_default = re.match(r"https://sqs[.-]", client.meta.endpoint_url)
+        if is_default and SPECIAL_HOST.search(url.hostname or ""):
+            client = session.client("sqs", region_name=region, config=config, endpoint_url=f"{url.scheme}://{url.netloc}")
+        urllib.parse.urlsplit(client.meta.endpoint_url).port  # noqa: B018  # reading it is the check
+    except (botocore.exceptions.BotoCoreError, ValueError) as error:
+        raise wrong_setting(f"AWS configuration: {first_line(error)}; correct AWS_ENDPOINT_URL or the profile") from None
+    return client
+
+
+def is_plain(client: Any) -> bool:
+    """Whether *client* calls its endpoint directly and verifies it, or in plain text; else only boto3 can do as it does."""
+    http = client._endpoint.http_session  # noqa: SLF001  # boto3 has no public way to ask
+    return not (http._proxy_config._proxies or http._cert_file or http._verify is False)  # noqa: SLF001  # as above
+
+
+def tls_context(client: Any) -> ssl.SSLContext | None:
+    """How *client* verifies: botocore's own context, with the bundle of AWS_CA_BUNDLE, the profile or REQUESTS_CA_BUNDLE, or botocore's."""
+    if not client.meta.endpoint_url.startswith("https:"):
+        return None
+    context: ssl.SSLContext = botocore.httpsession.create_urllib3_context()
+    context.verify_mode, context.check_hostname = ssl.CERT_REQUIRED, True
+    bundle = botocore.httpsession.get_cert_path(client._endpoint.http_session._verify)  # noqa: SLF001  # as above
+    try:
+        context.load_verify_locations(bundle)
+    except OSError as error:
+        raise unavailable(f"AWS_CA_BUNDLE: cannot read {bundle}: {error.strerror or error}") from None
+    return context
+
+
+class Identity:
+    """The credentials that requests are signed with, fetched in a thread, for they may come over the network."""
+
+    def __init__(self, find: Callable[[], Any] = lambda: boto3.Session().get_credentials()) -> None:
+        """*find* makes botocore's Credentials."""
+        self._find = find
+        self._source: Any = None
+        self._credentials: ReadOnlyCredentials | None = None
+        self._valid_until = 0.0
+        self._fetch: asyncio.Task[ReadOnlyCredentials | SqsError] | None = None
+
+    async def credentials(self) -> ReadOnlyCredentials:
+        """The current credentials; looked at anew once a minute, by one fetch however many calls wait for it.
+
+        Raises:
+            SqsError: they cannot be fetched now.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._credentials is None or now >= self._valid_until:
+            if self._fetch is None or self._fetch.done():
+                self._fetch = asyncio.create_task(asyncio.to_thread(self._frozen))
+            found = await asyncio.shield(self._fetch)
+            if isinstance(found, SqsError):
+                raise found
+            if found != self._credentials:  # the same object while they are the same: requests are kept by it
+                self._credentials = found
+            self._valid_until = now + CREDENTIALS_CHECK_SECONDS
+        return self._credentials
+
+    def expired(self) -> None:
+        """SQS calls them expired: look for new ones, in files too."""
+        self._source, self._valid_until = None, 0.0
+
+    def _frozen(self) -> ReadOnlyCredentials | SqsError:
+        try:
+            self._source = self._source or self._find()
+            found: ReadOnlyCredentials = self._source.get_frozen_credentials()
+        except Exception as error:  # noqa: BLE001  # whatever a credential process or a server does; its words may hold a secret
+            return SqsError("NoCredentials", f"AWS credentials cannot be fetched ({error_code(error) or type(error).__name__})")
+        return found
+
+
+class BotoCaller:
+    """Calls SQS through a boto3 client, each call in a thread: with twelve times the CPU, and wherever boto3 itself works."""
+
+    def __init__(self, client: Any) -> None:
+        """Use *client*, boto3's for SQS; its own time-outs apply."""
+        self._client = client
+
+    async def call(self, action: str, parameters: Mapping[str, Any], _wait_seconds: int = 0) -> dict[str, Any]:
+        """Make *action*; see `loader.wire.SignedCaller.call`."""
+        method: Callable[..., dict[str, Any]] = getattr(self._client, botocore.xform_name(action))
+        try:
+            return await asyncio.to_thread(method, **parameters)
+        except botocore.exceptions.ClientError as error:
+            raise SqsError(plain_code(str(error_code(error))), error.response["Error"].get("Message", "")) from None
+        except Exception as error:  # noqa: BLE001  # botocore's own, and whatever fetching credentials raises
+            raise SqsError("Unreachable", type(error).__name__) from None
+
+    async def close(self) -> None:
+        """Close boto3's connections; a call under way ends by itself."""
+        self._client.close()
+
+
+def error_code(error: BaseException) -> str | None:
+    """The code that AWS refused with, if *error* is such a refusal."""
+    return error.response.get("Error", {}).get("Code") if isinstance(error, botocore.exceptions.ClientError) else None
+
+
+def plain_code(code: str) -> str:
+    """`QueueDoesNotExist` from `com.amazonaws.sqs#QueueDoesNotExist` or `AWS.SimpleQueueService.QueueDoesNotExist`."""
+    plain = code.rpartition("#")[2].rpartition(".")[2]
+    return {"NonExistentQueue": "QueueDoesNotExist", "AccessDeniedException": "AccessDenied"}.get(plain, plain)

@@ -1,0 +1,173 @@
+"""What boto3 is asked for, and what it may answer."""
+
+import asyncio
+import os
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import botocore.exceptions
+import pytest
+from botocore.credentials import ReadOnlyCredentials
+
+from loader import aws
+from loader.aws import Identity
+from loader.errors import SqsError
+
+CREDENTIALS = ReadOnlyCredentials("AKIDEXAMPLE", "secret", None)
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of this machine's."""
+    for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+# ── region and endpoint ──────────────────────────────────────────────────────────────────────────────────────────────
+
+HOSTS = {
+    "sqs.ap-southeast-2.amazonaws.com": "ap-southeast-2",
+    "sqs.cn-north-1.amazonaws.com.cn": "cn-north-1",
+    "sqs.us-gov-west-1.amazonaws.com": "us-gov-west-1",
+    "sqs.us-iso-east-1.c2s.ic.gov": "us-iso-east-1",
+    "sqs-fips.us-east-2.amazonaws.com": "us-east-2",
+    "sqs.eu-west-3.api.aws": "eu-west-3",
+    "sqs-fips.us-west-1.api.aws": "us-west-1",
+    "sqs.cn-northwest-1.api.amazonwebservices.com.cn": "cn-northwest-1",
+    "vpce-0123-abc.sqs.eu-central-1.vpce.amazonaws.com": "eu-central-1",
+    "vpce-0123-abc-eu-central-1a.sqs.eu-central-1.vpce.amazonaws.com": "eu-central-1",
+    "eu-west-1.queue.amazonaws.com": "eu-west-1",
+    "SQS.EU-WEST-1.amazonaws.com": "eu-west-1",
+    "127.0.0.1:4566": None,
+    "[::1]:4566": None,
+    "login-queue.example.com": None,
+}
+
+
+@pytest.mark.parametrize(("host", "region"), HOSTS.items())
+def test_the_queues_url_names_the_region(host: str, region: str | None) -> None:
+    assert aws.region_in(f"https://{host}/111122223333/login-queue") == region
+
+
+@pytest.mark.parametrize("host", [host for host, region in HOSTS.items() if region])
+def test_the_region_of_the_queues_url_wins_over_the_environments(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    client = aws.sqs_client(f"https://{host}/111122223333/login-queue", None, 1, 1)
+    assert client.meta.region_name == HOSTS[host]
+
+
+@pytest.mark.parametrize("host", [host for host in HOSTS if "fips" in host or "vpce" in host or ".api." in host])
+def test_a_special_endpoint_in_the_queues_url_is_the_one_that_is_called(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    url = f"https://{host}/111122223333/login-queue"
+    assert aws.sqs_client(url, None, 1, 1).meta.endpoint_url == f"https://{host}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:4566")
+    assert aws.sqs_client(url, None, 1, 1).meta.endpoint_url == "http://127.0.0.1:4566"
+
+
+def test_an_ordinary_queue_is_called_at_its_regions_endpoint() -> None:
+    assert aws.sqs_client("https://sqs.eu-west-1.amazonaws.com/1/q", None, 1, 1).meta.endpoint_url == "https://sqs.eu-west-1.amazonaws.com"
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+    assert aws.missing("http://127.0.0.1/1/q", None) == ["AWS_DEFAULT_REGION", *keys]
+    assert aws.missing("https://sqs.eu-west-1.amazonaws.com/1/q", None) == aws.missing("http://127.0.0.1/1/q", "eu-west-1") == keys
+    for name in keys:
+        monkeypatch.setenv(name, "made-up")
+    assert aws.missing("http://127.0.0.1/1/q", "eu-west-1") == []
+
+
+# ── credentials ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fetch(identity: Identity) -> ReadOnlyCredentials:
+    return asyncio.run(identity.credentials())
+
+
+def raising(error: Exception) -> Identity:
+    def fail() -> ReadOnlyCredentials:
+        raise error
+
+    return Identity(lambda: SimpleNamespace(get_frozen_credentials=fail))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (botocore.exceptions.CredentialRetrievalError(provider="a role", error_msg="a-secret"), "CredentialRetrievalError"),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="https://sts"), "EndpointConnectionError"),
+        (botocore.exceptions.ClientError({"Error": {"Code": "AccessDenied", "Message": "a-secret"}}, "AssumeRole"), "AccessDenied"),
+        (ValueError("a-secret"), "ValueError"),
+        (KeyError("a-secret"), "KeyError"),
+    ],
+    ids=["no retrieval", "STS is unreachable", "STS refuses", "no JSON", "no key"],
+)
+def test_credentials_that_cannot_be_fetched_are_named_by_the_kind_of_error_alone(error: Exception, said: str) -> None:
+    with pytest.raises(SqsError) as caught:
+        fetch(raising(error))
+    assert str(caught.value) == f"NoCredentials: AWS credentials cannot be fetched ({said})"
+
+
+@pytest.mark.parametrize("output", ["no JSON", "null", "{}", '{"Version": 1}', ""])
+def test_a_credential_process_may_print_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, output: str) -> None:
+    (tmp_path / "process.py").write_text(f"print({output!r})")
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {tmp_path / 'process.py'}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(SqsError, match="NoCredentials"):
+        fetch(Identity())
+
+
+def test_however_many_calls_wait_there_is_one_fetch_and_they_are_looked_at_anew_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[int] = []
+
+    def count() -> ReadOnlyCredentials:
+        fetched.append(1)
+        return ReadOnlyCredentials("AKIDEXAMPLE", "secret", None)
+
+    async def work() -> None:
+        identity = Identity(lambda: SimpleNamespace(get_frozen_credentials=count))
+        found = await asyncio.gather(*(identity.credentials() for _ in range(20)))
+        assert len(fetched) == 1
+        assert all(each is found[0] for each in found)
+        monkeypatch.setattr(aws, "CREDENTIALS_CHECK_SECONDS", 0.0)
+        identity.expired()
+        assert await identity.credentials() is found[0]  # equal, so requests that are signed with them stay good
+        await identity.credentials()
+        assert len(fetched) == 3
+
+    asyncio.run(work())
+
+
+def test_a_hung_fetch_delays_only_those_who_wait_for_it() -> None:
+    hung = threading.Event()
+
+    async def work() -> None:
+        identity = Identity(lambda: SimpleNamespace(get_frozen_credentials=lambda: hung.wait(30) and CREDENTIALS))
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await identity.credentials()
+        hung.set()
+        assert await identity.credentials() == CREDENTIALS
+
+    asyncio.run(work())
+
+
+def test_keys_in_a_file_that_have_expired_are_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+
+    async def work() -> list[str]:
+        identity, seen = Identity(), list[str]()
+        for key in ("OLD", "NEW"):
+            file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = made-up\n")
+            identity.expired()
+            seen.append(str((await identity.credentials()).access_key))
+        return seen
+
+    assert asyncio.run(work()) == ["OLD", "NEW"]
