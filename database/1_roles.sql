@@ -48,7 +48,9 @@ begin
             grantor::regrole as grantor
         from pg_auth_members
         -- on RDS a member of rds_iam logs in with an IAM credential instead of a password; a first-edition database needs marts_keeper
-        where member = any(pipeline_roles) and roleid::regrole::text not in ('rds_iam', 'marts_keeper')
+        where
+            member = any(pipeline_roles) and roleid::regrole::text <> 'rds_iam'
+            and (roleid::regrole::text <> 'marts_keeper' or member <> 'pipeline_owner'::regrole)
     loop
         begin
             -- without the grantor, REVOKE takes back only what the current user granted

@@ -11,7 +11,6 @@ values
 ('masked_ip', 'ip', 256, true, 'ip', 'ip', 'invalid_ip', null),
 ('masked_network', 'ip', null, true, 'network', 'network', null, null),
 ('masked_device_id', 'device_id', 256, true, 'device_id', 'as_sent', null, null),
--- a login without a locale is a login
 ('locale', 'locale', 32, false, null, null, null, 'one of some two hundred countries'),
 ('app_version', 'app_version', 32, true, null, null, null, 'one of a few releases');
 

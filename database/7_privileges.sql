@@ -26,7 +26,6 @@ begin
     execute format('revoke all on schema staging, masking, marts, recovery from %s cascade', grantees);
     execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', grantees);
     execute format('revoke all on all functions in schema staging, masking, marts, recovery from %s cascade', grantees);
-    -- analytics is dbt's own
     execute format('revoke all on schema analytics from %s cascade', other_roles);
     execute format('revoke all on all tables in schema analytics from %s cascade', replace(other_roles, 'analyst, ', ''));
     execute format('revoke all on all functions in schema analytics from %s cascade', other_roles);

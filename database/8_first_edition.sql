@@ -55,7 +55,6 @@ begin
     insert into recovery.tombstones select * from first_recovery.tombstones;
     insert into recovery.erased_messages select * from first_recovery.erased_messages;
     update recovery.retention set raw_days = first_retention.raw_days from first_recovery.retention as first_retention;
-    -- the marts have new files, without deleted bytes
     insert into recovery.scrubs (relation)
     select relation from first_recovery.scrubs
     where relation in (select inhrelid from pg_inherits where inhparent = 'staging.raw_logins'::regclass);

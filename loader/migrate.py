@@ -28,6 +28,24 @@ QUIET = """
 """
 
 
+PRIVILEGES = "7_privileges.sql"
+# All that this file sets, in one value: who may do what, row security, and the settings of roles and of the database.
+WHAT_PRIVILEGES_SET = """
+    with acls (owned, acl) as (
+        select 'schema ' || oid, nspacl from pg_namespace
+        union all select 'relation ' || oid || relrowsecurity::text, relacl from pg_class where relnamespace >= 16384
+        union all select 'column ' || attrelid || ' ' || attnum, attacl from pg_attribute where attacl is not null
+        union all select 'function ' || oid, proacl from pg_proc where pronamespace >= 16384 or proname like 'lo\\_%'
+        union all select 'database ' || oid, datacl from pg_database where datname = current_database()
+    )
+    select md5(string_agg(line, ' ' order by line)) from (
+        select owned || ': ' || array(select item::text from unnest(acl) as item order by 1)::text from acls
+        union all select pg_policies::text from pg_policies
+        union all select pg_db_role_setting::text from pg_db_role_setting
+    ) as lines (line)
+"""
+
+
 class MigrationError(Exception):
     """A file could not be applied; the message names the file and what to do."""
 
@@ -100,7 +118,12 @@ def _apply(connection: psycopg.Connection[Any], path: Path, name: str, applied_s
     role = sql.Identifier(OWNER) if "/" in name else sql.SQL("none")
     connection.execute(sql.SQL("set local role {}").format(role))
     try:
-        connection.execute(statements)
+        with connection.transaction() as attempt:
+            before = connection.execute(WHAT_PRIVILEGES_SET).fetchone() if name == PRIVILEGES else None
+            connection.execute(statements)
+            if before and connection.execute(WHAT_PRIVILEGES_SET).fetchone() == before:
+                # it revoked and granted what was there already: leave the catalog's rows as they are
+                raise psycopg.Rollback(attempt)
     except psycopg.Error as error:
         if isinstance(error, PASSING) and error.diag.schema_name in CATALOG:
             raise

@@ -89,6 +89,7 @@ def _explain(error: psycopg.Error) -> RecoveryError:
         ),
         # a detached partition, which is an OperationalError to psycopg
         (errors.ObjectNotInPrerequisiteState, f"{said}; {error.diag.message_hint}; nothing was changed", os.EX_SOFTWARE),
+        (errors.QueryCanceled, "the act took longer than statement_timeout allows; nothing was changed", os.EX_TEMPFAIL),
         (psycopg.OperationalError, "the server ended the connection; run the command again, it goes on where it was", os.EX_TEMPFAIL),
     ):
         if isinstance(error, kinds):

@@ -1,7 +1,6 @@
 -- One row per domain: its random 256-bit key, kept as HMAC's two padded blocks (RFC 2104, section 2) so that no call pads
 -- it anew. Made inside the server by masking.create_key(); it is in no file and no statement.
 create table masking.keys (
-    -- what kind of value it masks: equal strings in two domains get unrelated tokens
     domain text primary key,
     version integer not null check (version > 0),
     inner_block bytea not null check (length(inner_block) = 64),

@@ -5,7 +5,6 @@ create table staging.raw_logins (
     message_id text not null,
     -- SentTimestamp: unchanged when SQS delivers again, so the key catches a redelivery on any later day
     sent_at timestamptz not null,
-    -- the message body, verbatim; judged in SQL, never by the loader
     body text not null,
     -- what SQS says of the message beside its body: message attributes, receive count
     attributes jsonb,
@@ -19,5 +18,4 @@ alter column body set statistics 0,
 alter column attributes set statistics 0;
 
 -- A role that is subject to row security gets no row in an error's DETAIL, not that of a NOT NULL either.
--- The policies are in 7_privileges.sql.
 alter table staging.raw_logins enable row level security;

@@ -8,10 +8,8 @@ create table marts.user_logins (
     locale varchar(32),
     app_version varchar(32) not null,
     create_date date not null,
-    -- whether the text sent as ip is an address; else masked_ip is a token of that text
     ip_is_valid boolean not null,
     masked_network varchar(256),
-    -- the numbers of app_version, which sort as numbers
     app_version_parts integer[],
     message_id text not null,
     sent_at timestamptz not null,

@@ -1,6 +1,5 @@
 -- One row per act on personal data, in order, each sealed with a SHA-256 over itself and the row before: a changed or missing row
 -- breaks the chain, and the last row is held by the anchor that is kept outside (recovery.audit_head()).
--- recovery.record() alone writes here; recovery.refuse_change() stops everything else.
 create table recovery.audit (
     entry bigint primary key check (entry > 0),
     recorded_at timestamptz not null,
@@ -12,7 +11,6 @@ create table recovery.audit (
             'erased', 'retention_set', 'expired', 'rotation_begun', 'rotated'
         )
     ),
-    -- what the act was about: tokens, counts and dates, never a value
     details jsonb not null,
     previous_seal bytea not null check (length(previous_seal) = 32),
     seal bytea not null check (length(seal) = 32)

@@ -2,6 +2,5 @@
 -- recovery.scrub() writes the file anew. The row's own xmin is the deleting transaction, the latest of them.
 create table recovery.scrubs (
     relation regclass primary key,
-    -- written so that an update gives the row a new xmin
     deleted_at timestamptz not null default now()
 );

@@ -10,7 +10,6 @@ as $$
 declare
     this record;
     built record;
-    -- a token's key, looked up once a query
     key constant text := '(select version from masking.keys where domain = %1$L), (select inner_block from masking.keys where domain = %1$L),'
         ' (select outer_block from masking.keys where domain = %1$L)';
     template text;
@@ -56,7 +55,7 @@ begin
             filter (where max_length is not null) as faults,
         string_agg(distinct format('masking.canonical_ip(event ->> %L) as %I', field, 'address_in_' || field), ', ')
             filter (where canonical_form in ('ip', 'network')) as addresses,
-        string_agg(format('(%1$L, %2$L, %3$L, %4$L, event ->> %2$L, %5$s)', column_name, field, domain, fallback_domain, form), ', ')
+        string_agg(format('(%L, %L, %L, %L, %s, %s)', column_name, field, domain, fallback_domain, plain, form), ', ')
             filter (where domain is not null) as personal_values,
         string_agg(format('(%1$L, %1$I)', column_name), ', ' order by column_name) filter (where domain is not null) as tokens
     into built
@@ -67,7 +66,11 @@ begin
             when 'network' then format('masking.network_of_ip(%I)', 'address_in_' || field)
             when 'as_sent' then format('event ->> %L', field)
         end as form
-    ) as canonical;
+    ) as canonical
+    cross join lateral (
+        -- a network's token gives the network back, and no address in it
+        select case when canonical_form = 'network' then form else format('event ->> %L', field) end as plain
+    ) as sent;
 
     -- LIMIT ALL leaves nothing out: it keeps the planner from copying what is computed below it into each expression that uses it
     template := format(

@@ -13,7 +13,6 @@ begin
     end if;
 
     spelled := host(trimmed::inet);
-    -- most arrive so, and the rest is a third of the price
     if spelled = trimmed and left(spelled, 2) != '::' then
         return spelled;
     end if;

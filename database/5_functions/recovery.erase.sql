@@ -6,15 +6,6 @@ returns table (person integer, raw_messages bigint, logins bigint, rejections bi
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    detached constant text := (
-        select string_agg(pg_class.relname, ', ' order by pg_class.relname)
-        from pg_class
-        left join pg_inherits on pg_class.oid = pg_inherits.inhrelid
-        where pg_class.relnamespace in ('staging'::regnamespace, 'marts'::regnamespace)
-            and pg_class.relname ~ '^(raw|user|rejected)_logins_[0-9]+$'
-            and pg_inherits.inhrelid is null
-    );
-    -- a person who is given twice is counted once
     details jsonb;
 begin
     perform recovery.require_isolation('read committed');
@@ -22,10 +13,7 @@ begin
         or exists (select from unnest(user_ids) as id where coalesce(recovery.canonical_user_id(id), '') = '') then
         raise exception 'a user_id is empty, or none is given' using errcode = 'invalid_parameter_value';
     end if;
-    if detached is not null then
-        raise exception '% is detached, so erase cannot see all messages', detached
-            using errcode = 'object_not_in_prerequisite_state', hint = 'attach it or drop it, then erase again';
-    end if;
+    perform recovery.require_attached();
 
     -- dbt's models take turns with this: one that has read the persons' messages already is waited for
     lock table only marts.rejected_logins in share update exclusive mode;
@@ -53,7 +41,6 @@ begin
             read.user_id
         from staging.raw_logins
         cross join lateral (
-            -- null for what is no login
             select case
                 when jsonb_typeof(staging.event(raw_logins.body) -> 'user_id') in ('string', 'number')
                     then recovery.canonical_user_id(staging.event(raw_logins.body) ->> 'user_id')
@@ -80,7 +67,6 @@ begin
     ),
 
     deleted_logins as (
-        -- by user, for the raw message may have expired; by message, for the rest
         delete from marts.user_logins
         where recovery.canonical_user_id(user_logins.user_id) in (select persons.user_id from persons)
             or (user_logins.message_id, user_logins.sent_at) in (select about_persons.message_id, about_persons.sent_at from about_persons)
@@ -105,13 +91,11 @@ begin
         persons.person,
         (select count(*) from about_persons where about_persons.person = persons.person),
         (select count(*) from deleted_logins where recovery.canonical_user_id(deleted_logins.user_id) = persons.user_id),
-        -- a message may be about two persons
         (
             select count(*) from deleted_rejections
             inner join about_persons using (message_id, sent_at)
             where about_persons.person = persons.person
         ),
-        -- the same in every row: of the whole call
         jsonb_build_object(
             'persons', (select count(distinct persons.user_id) from persons), 'raw_messages', deleted_messages.raw_messages,
             'logins', (select count(*) from deleted_logins), 'rejections', (select count(*) from deleted_rejections)

@@ -5,13 +5,11 @@ as $$
 declare
     event constant jsonb := staging.event(body);
     hex_of_id constant text := encode(convert_to(user_id, 'UTF8'), 'hex');
-    -- the bytes of digits, letters, _ and -
     hex_of_word constant text := '3[0-9]|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9a]|2d';
 begin
     -- the loader lands what text cannot hold as the hex digits of its bytes
     if body ~ '^\\x([0-9a-f]{2})*$' then
         return strpos(body, hex_of_id) > 0
-            -- in whole bytes, two digits each
             and body ~ format('^\\x(([0-9a-f]{2})*(?!%1$s)[0-9a-f]{2})?%2$s(?!%1$s)', hex_of_word, hex_of_id);
     end if;
 

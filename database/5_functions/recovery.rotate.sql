@@ -9,6 +9,8 @@ set plan_cache_mode = force_generic_plan
 -- most pairs fit into memory, and whole tables are joined: a nested loop would come of a wrong estimate
 set work_mem = '64MB'
 set enable_nestloop = off
+-- dbt takes these locks in the other order: give way before the deadlock detector ends a run
+set lock_timeout = '500ms'
 as $$
 declare
     old_keys masking.keys[];
@@ -18,8 +20,8 @@ begin
     perform recovery.require_isolation('read committed');
     -- the heaviest lock first: whoever has read through the masking views is waited for before anything is written
     lock table masking.keys in access exclusive mode;
-    -- dbt's models take turns with this
     lock table only marts.rejected_logins in share update exclusive mode;
+    perform recovery.require_attached();
 
     old_keys := array(select keys from masking.keys);
     -- TRUNCATE gives the table a new file and removes the old one with its bytes, which an update or a delete would leave
@@ -88,7 +90,7 @@ begin
     -- every token whose raw message is there must have changed
     if unexplained > 0 then
         raise exception '% tokens are not made of their message', unexplained
-            using errcode = 'data_exception', hint = 'a rule in database/6_fields.sql changed after they were made; judge those days again first';
+            using errcode = 'data_exception', hint = 'a rule in database/6_fields.sql changed after they were made; rotate under the earlier rule first';
     end if;
 
     perform recovery.record('rotated', jsonb_build_object(

@@ -13,7 +13,6 @@ begin
         return true;
     end if;
 
-    -- otherwise the whole partition has expired since
     if exists (select from pg_class where pg_class.oid = scrub.relation) then
         -- VACUUM FULL would do the same and cannot run in a function
         execute format('cluster %s using %I', scrub.relation, (
@@ -21,7 +20,6 @@ begin
             inner join pg_class on pg_index.indexrelid = pg_class.oid
             where pg_index.indrelid = scrub.relation and pg_index.indisprimary
         ));
-        -- the statistics, too, held values of rows that are gone
         execute format('analyze %s', scrub.relation);
         -- after a rewrite, relfrozenxid is the oldest transaction that anyone may look back to
         clean := (

@@ -42,18 +42,18 @@ begin
     if exists (select from recovery.tombstones) or exists (select from recovery.erased_messages) then
         perform recovery.delete_messages(array_agg(unwanted.message_id), array_agg(unwanted.sent_at))
         from (
-            select unjudged.* from staging.unjudged
-            inner join recovery.erased_messages
-                on unjudged.message_id = erased_messages.message_id and unjudged.sent_at = erased_messages.sent_at
-            union
-            select unjudged.* from staging.unjudged
+            select unjudged.*
+            from staging.unjudged
             inner join staging.raw_logins
                 on unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at
             inner join masking.keys on keys.domain = 'erased_user'
-            inner join recovery.tombstones
-                on tombstones.user_token = masking.token(
-                    keys.version, keys.inner_block, keys.outer_block,
-                    recovery.canonical_user_id(staging.event(raw_logins.body) ->> 'user_id')
+            where coalesce(unjudged.message_id <= nullif(current_setting('staging.last_message_id'), ''), true)
+                and (
+                    (unjudged.message_id, unjudged.sent_at) in (select message_id, sent_at from recovery.erased_messages)
+                    or masking.token(
+                        keys.version, keys.inner_block, keys.outer_block,
+                        recovery.canonical_user_id(staging.event(raw_logins.body) ->> 'user_id')
+                    ) in (select user_token from recovery.tombstones)
                 )
         ) as unwanted;
     end if;

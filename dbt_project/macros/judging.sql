@@ -26,6 +26,9 @@
     `dbt run` judges it by today's rules.
 #}
 {% macro judge_again() %}
+    {% if target.name != 'production' %}
+        {% do exceptions.raise_compiler_error('judge_again changes production; run it with --target production') %}
+    {% endif %}
     {% call statement('judge_again', fetch_result=True, auto_begin=True) %}
         lock table only marts.rejected_logins in share update exclusive mode;
 

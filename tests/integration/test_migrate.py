@@ -101,6 +101,24 @@ def test_applying_again_changes_nothing_and_stops_nobody(database: Database, fil
     assert database.rows("select * from public.locks") == []
 
 
+def test_a_grant_is_written_only_where_it_differs(database: Database, files: Path) -> None:
+    versions = (
+        "select oid, xmin::text from pg_class "
+        "where relnamespace::regnamespace::text in ('staging', 'masking', 'marts', 'recovery') order by oid"
+    )
+    apply(database, files)
+    before = database.rows(versions)
+
+    apply(database, files)
+    assert database.rows(versions) == before
+
+    with database.connect() as connection:
+        connection.execute("grant select on staging.raw_logins to analyst")
+    apply(database, files)
+    assert database.rows(versions) != before
+    assert database.rows("select has_table_privilege('analyst', 'staging.raw_logins', 'select')") == [(False,)]
+
+
 @pytest.mark.parametrize("relation", ["staging.raw_logins", "staging.unjudged_logins"])
 def test_no_loader_waits_behind_a_migrate_that_waits_for_a_reader(
     database: Database, files: Path, monkeypatch: pytest.MonkeyPatch, relation: str

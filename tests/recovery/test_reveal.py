@@ -1,5 +1,6 @@
 """A reveal gives back exactly what was sent: request, approve, open, read."""
 
+import ipaddress
 import json
 import uuid
 from collections import defaultdict
@@ -36,6 +37,14 @@ def test_a_reveal_gives_every_spelling_that_was_sent_and_nothing_else(
         found[token].add(value)
 
     assert found == spellings
+
+
+def test_the_token_of_a_network_gives_the_network_and_no_address_in_it(masked: Masked) -> None:
+    token = masked.value("select masked_network from marts.user_logins where masked_network is not null limit 1")
+
+    (found,) = {value for _, value in reveal_all(masked, [token])}
+
+    assert ipaddress.ip_network(found).num_addresses > 1
 
 
 def test_the_four_commands_print_the_value_as_sent(masked: Masked) -> None:
