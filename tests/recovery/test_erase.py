@@ -206,9 +206,7 @@ def test_erase_refuses_where_a_partition_is_detached_and_names_it(masked: Masked
         done = run_erase(masked, b"u-erased\n")
         assert (done.returncode, done.stdout) == (os.EX_SOFTWARE, b"")
         name = partition.partition(".")[2]
-        assert done.stderr.decode().startswith(
-            f"{name} is detached, and this act must see all rows; attach it or drop it, then try again"
-        )
+        assert done.stderr.decode().startswith(f"{name} is detached, and this act must see all rows; attach it or drop it, then try again")
         assert done.stderr.count(b"\n") == 1
         assert masked.rows("select from recovery.tombstones") == []
         # control: without it
