@@ -30,11 +30,11 @@ logins as (
     from raw_logins
 
     -- lateral with a limit: a look-up for each message of the day, and never a pass over the history
-    cross join lateral (
+    inner join lateral (
         select to_jsonb(user_logins) as masked_login from user_logins
         where user_logins.message_id = raw_logins.message_id and user_logins.sent_at = raw_logins.sent_at
         limit 1 -- noqa: AM09
-    ) as masked
+    ) as masked on true
 
     where raw_logins.sent_at > now() - interval '1 day'
 
