@@ -221,7 +221,9 @@ def _fatal(error: psycopg.Error, settings: LoaderSettings) -> LoaderError | None
         return wrong_setting("staging.raw_logins is not as this loader needs it, or not there; run python -m loader migrate")
     if error.sqlstate == NOT_ALLOWED:
         return refused(f"PostgreSQL refuses role {settings.pguser} ({_reason(error, settings)}); run python -m loader migrate")
-    if error.sqlstate.startswith(PASSING) if error.sqlstate else isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+    # Without a SQLSTATE it is psycopg that gives up: on the connection, or (InternalError) on what came over it.
+    broken = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
+    if error.sqlstate.startswith(PASSING) if error.sqlstate else isinstance(error, broken):
         return None
     return LoaderError(f"PostgreSQL cannot land a batch: {_reason(error, settings)}", os.EX_SOFTWARE)
 
