@@ -1,3 +1,6 @@
+-- After user_logins, which leaves only the rejected messages to read.
+-- depends_on: {{ ref('user_logins') }}
+
 with
 
 logins as (
