@@ -12,16 +12,18 @@ begin
     end if;
     perform set_config('timezone', 'UTC', true);
 
-    -- a day's table moves as it is; ensure_partitions() attaches it, also one that was detached by hand
+    -- a day's table moves as it is; ensure_partitions() attaches it with its new key, also one that was detached by hand
     for this in
-        select pg_class.oid::regclass as relation, to_date(right(relname, 8), 'YYYYMMDD') as day, inhrelid is not null as attached
+        select pg_class.oid::regclass as relation, to_date(right(relname, 8), 'YYYYMMDD') as day, inhrelid is not null as attached, conname as key
         from pg_class
         left join pg_inherits on pg_class.oid = pg_inherits.inhrelid
+        left join pg_constraint on pg_class.oid = pg_constraint.conrelid and contype = 'p'
         where relnamespace = 'first_staging'::regnamespace and relkind = 'r' and relname ~ '^raw_logins_'
     loop
         if this.attached then
             execute format('alter table first_staging.raw_logins detach partition %s', this.relation);
         end if;
+        execute format('alter table %s drop constraint %I', this.relation, this.key);
         execute format('alter table %s drop column landed_xid, add attributes jsonb, alter attributes set statistics 0', this.relation);
         execute format('alter table %s set schema staging', this.relation);
         perform staging.ensure_partitions(array[this.day]);

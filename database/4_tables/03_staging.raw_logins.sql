@@ -9,7 +9,7 @@ create table staging.raw_logins (
     -- what SQS says of the message beside its body: message attributes, receive count
     attributes jsonb,
     landed_at timestamptz not null default clock_timestamp(),
-    primary key (message_id, sent_at)
+    primary key (sent_at, message_id) -- in this order new rows stand together in the index, however long the history is
 ) partition by range (sent_at);
 
 -- ANALYZE would copy the commonest bodies into pg_statistic, where they outlive the table.

@@ -85,10 +85,10 @@ begin
     for this in
         values
         ('staging', 'unjudged_logins', format(template,
-            -- up to the message that begin_judging() has fixed for this run, and without what SQS delivered again after its outcome
+            -- up to the time that begin_judging() has fixed for this run, and without what SQS delivered again after its outcome
             'where exists (select from staging.unjudged'
             ' where unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at'
-            ' and coalesce(unjudged.message_id <= nullif(current_setting(''staging.last_message_id'', true), ''''), true))'
+            ' and unjudged.sent_at <= (select coalesce(nullif(current_setting(''staging.sent_until'', true), ''''), ''infinity'')::timestamptz))'
             ' and not exists (select from marts.user_logins as masked'
             ' where masked.message_id = raw_logins.message_id and masked.sent_at = raw_logins.sent_at)'
             ' and not exists (select from marts.rejected_logins as rejected'

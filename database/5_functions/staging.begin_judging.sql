@@ -21,11 +21,11 @@ begin
     end if;
 
     listed := (select count(*) from staging.unjudged);
-    -- a bound on the key and no LIMIT, which would keep parallel workers from what is done with the rows
-    perform set_config('staging.last_message_id', coalesce((
-        select unjudged.message_id from staging.unjudged
-        where listed > max_messages order by unjudged.message_id offset max_messages - 1 limit 1
-    ), ''), true);
+    -- the oldest first. A bound on the time and no LIMIT, which would keep parallel workers from what is done with the rows
+    perform set_config('staging.sent_until', coalesce((
+        select unjudged.sent_at from staging.unjudged
+        where listed > max_messages order by unjudged.sent_at offset max_messages - 1 limit 1
+    )::text, ''), true);
     -- a few messages are looked up by key; the planner, which does not count on run-time pruning, would read every partition for them
     if listed * 50 < (
         select sum(pg_class.reltuples) from pg_inherits
@@ -47,7 +47,7 @@ begin
             inner join staging.raw_logins
                 on unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at
             inner join masking.keys on keys.domain = 'erased_user'
-            where coalesce(unjudged.message_id <= nullif(current_setting('staging.last_message_id'), ''), true)
+            where unjudged.sent_at <= (select coalesce(nullif(current_setting('staging.sent_until'), ''), 'infinity')::timestamptz)
                 and (
                     (unjudged.message_id, unjudged.sent_at) in (select message_id, sent_at from recovery.erased_messages)
                     or masking.token(
