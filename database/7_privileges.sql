@@ -7,7 +7,7 @@ do $$
 declare
     pipeline_roles constant text := 'public, loader, transformer, analyst, pii_requester, pii_approver, privacy_officer';
     other_roles constant text := 'public, loader, analyst, pii_requester, pii_approver, privacy_officer';
-    -- whoever has anything in this database, for what a role of ours has may come from somebody who could pass it on
+    -- every role that has anything in this database: a privilege may come from a role that was allowed to pass it on
     grantees constant text := concat_ws(', ', 'public', (
         select string_agg(distinct refobjid::regrole::text, ', ') from pg_shdepend
         where

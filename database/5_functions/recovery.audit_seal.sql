@@ -1,5 +1,5 @@
 -- The seal of one audit row: SHA-256 over the seal before it and the row as a JSON array, whose text form in jsonb is always the
--- same for the same row; the time in microseconds since 1970, for its text would depend on the session's time zone.
+-- same for the same row; the time in microseconds since 1970, because its text depends on the session's time zone.
 create or replace function recovery.audit_seal(
     previous_seal bytea, entry bigint, recorded_at timestamptz, actor text, act text, details jsonb
 )

@@ -75,7 +75,7 @@ begin
             perform recovery.record('reveal_read', jsonb_build_object(
                 'reveal_id', read_reveal.reveal_id, 'values', jsonb_array_length(found_values)
             ));
-            -- last, for nothing can fail after it: a sequence is not set back by ROLLBACK, so the values are given once
+            -- last, when nothing can fail any more: ROLLBACK does not set a sequence back, so the values are given once
             allowed := nextval(to_regclass(format('recovery.%I', 'readings_of_' || read_reveal.reveal_id))) = 1;
         end if;
     end if;

@@ -1,4 +1,4 @@
--- Makes the audit append-only, for its owner and in a replication session too. Whoever may drop a trigger can still change it:
+-- Makes the audit append-only, for its owner and in a replication session too. A role that may drop a trigger can still change it:
 -- the chain of hashes and the anchor show that.
 create or replace function recovery.refuse_change()
 returns trigger language plpgsql set search_path = pg_catalog, pg_temp
@@ -9,7 +9,7 @@ begin
 end
 $$;
 
--- only where it is missing or disabled, for creating it locks the table
+-- only where it is missing or disabled: creating it locks the table
 do $$
 begin
     if not exists (

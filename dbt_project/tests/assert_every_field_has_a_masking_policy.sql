@@ -1,6 +1,6 @@
 -- No login of the last two days carries a field that the masking policy in database/6_fields.sql does not name.
 -- The producer sends something new: say what it is, before it is used. Its name is shown where it looks like one (letters and _)
--- and five users share it, for a producer may put a value into a name; other names are counted, and nothing is shown of them.
+-- and five users share it, because a producer may put a value into a name; other names are counted, and nothing is shown of them.
 -- depends_on: {{ ref('rejected_logins') }}
 -- (a dbt build in which this fails has recorded its rejections)
 {% call print_findings() %}
