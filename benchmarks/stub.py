@@ -191,7 +191,7 @@ class Server:
         quoted = text.replace('"', '\\"')
         return (
             f'{{"MessageId":"{message_id(number)}","ReceiptHandle":"{number}-{self.stored.receives[number]}-{PADDING}","MD5OfBody":"{digest}",'
-            f'"Body":"{quoted}","Attributes":{{"SenderId":"AIDAEXAMPLE","ApproximateFirstReceiveTimestamp":"{self.stored.sent_ms[number]}",'
+            f'"Body":"{quoted}","Attributes":{{'
             f'"ApproximateReceiveCount":"{self.stored.receives[number]}","SentTimestamp":"{self.stored.sent_ms[number]}"}}}}'
         )
 

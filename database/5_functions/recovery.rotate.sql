@@ -4,11 +4,11 @@
 create or replace function recovery.rotate()
 returns table (changed_logins bigint, kept_logins bigint, changed_tokens bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
--- no plan that holds the keys as a constant
+-- no plan holds the keys as a constant; whole tables are joined, by hash: its cost holds when the planner's estimates are old
 set plan_cache_mode = force_generic_plan
--- most pairs fit into memory, and whole tables are joined: a nested loop would come of a wrong estimate
 set work_mem = '64MB'
 set enable_nestloop = off
+set enable_mergejoin = off
 -- dbt takes these locks in the other order: give way before the deadlock detector ends a run
 set lock_timeout = '500ms'
 as $$

@@ -1,5 +1,7 @@
 -- Under one key version, one canonical ip has one token, and one token stands for one canonical ip. Reads the last
 -- var('checked_days') days of plain text and gives out tokens alone.
+-- depends_on: {{ ref('rejected_logins') }}
+-- (a dbt build in which this fails has recorded its rejections)
 with
 
 raw_logins as (

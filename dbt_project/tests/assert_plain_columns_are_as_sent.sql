@@ -1,4 +1,6 @@
 -- A column that is not personal holds what was sent, whole: no rule, cast or column has cut it.
+-- depends_on: {{ ref('rejected_logins') }}
+-- (a dbt build in which this fails has recorded its rejections)
 {{ config(tags=['each_run']) }}
 
 with

@@ -1,4 +1,6 @@
 -- app_version_parts, written with dots, is app_version without leading zeros; so the parts sort as the version's numbers do.
+-- depends_on: {{ ref('rejected_logins') }}
+-- (a dbt build in which this fails has recorded its rejections)
 with
 
 user_logins as (
