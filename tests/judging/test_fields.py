@@ -25,9 +25,12 @@ VALUES = [
 
 
 def test_each_rule_is_broken_just_over_its_limit(warehouse: Warehouse) -> None:
-    messages: dict[str, str] = {"whole": GOOD, "not json": "{", "an array": "[]", "null": "null"}
+    pointers = ("software.amazon.payloadoffloading.PayloadS3Pointer", "com.amazon.sqs.javamessaging.MessageS3Pointer")
+    in_s3 = {name: json.dumps([name, {"s3BucketName": "a", "s3Key": "b"}]) for name in pointers}
+    messages: dict[str, str] = {"whole": GOOD, "not json": "{", "an array": '["S3Pointers"]', "null": "null", **in_s3}
     expected: dict[str, list[str] | None] = {
-        "whole": None, "not json": ["body_not_json"], "an array": ["body_not_an_object"], "null": ["body_not_an_object"]
+        "whole": None, "not json": ["body_not_json"], "an array": ["body_not_an_object"], "null": ["body_not_an_object"],
+        **{name: ["body_in_s3"] for name in in_s3},
     }  # fmt: skip
     for field, limit in LIMITS.items():
         values = [*VALUES, ("\u20ac" * limit, None), ("\u20ac" * (limit + 1), "too_long")]
