@@ -49,7 +49,7 @@ def test_every_message_lands_verbatim_with_its_id_and_time(database: Database, q
     rows = database.rows("select message_id, body, sent_at between now() - interval '1 minute' and now() from staging.raw_logins")
     assert sorted(rows) == sorted((message_id, body, True) for message_id, body in zip(ids, bodies, strict=True))
     assert queue.depth() == 0
-    assert (summary["received"], summary["landed"], summary["duplicates"], summary["deleted"]) == (len(bodies), len(bodies), 0, len(bodies))
+    assert (summary["received"], summary["landed"], summary["duplicate"], summary["deleted"]) == (len(bodies), len(bodies), 0, len(bodies))
 
 
 def test_a_message_delivered_twice_lands_once(database: Database, environment: Environment, stub: Stub) -> None:
@@ -58,7 +58,7 @@ def test_a_message_delivered_twice_lands_once(database: Database, environment: E
     summary = drain(environment | stub.environment)
     assert stub.stats()["duplicated in a batch"] > 0
     assert database.value("select count(*) from staging.raw_logins") == 500
-    assert summary["duplicates"] == summary["received"] - 500 > 0
+    assert summary["duplicate"] == summary["received"] - 500 > 0
     assert stub.stats()["left"] == 0
 
 
@@ -192,7 +192,7 @@ def test_messages_that_another_consumer_keeps_are_reported_in_the_end(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(pipeline, "PATIENCE_SECONDS", (1.0, 900.0))
+    monkeypatch.setattr(pipeline, "PATIENCE_SECONDS", 1.0)
     queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"VisibilityTimeout": "1"})
     queue.send("kept by another")
     queue.client.receive_message(QueueUrl=queue.url, VisibilityTimeout=600)

@@ -23,8 +23,8 @@ Environment = dict[str, str]
 # A minute of two seconds: what is asked every 20 s is asked every half second.
 IN_SHORT = """
 import sys
-from loader import metrics, pipeline
-metrics.READY_SECONDS, pipeline.LONGEST_WAIT_SECONDS, pipeline.IDLE_COMMIT_SECONDS = 2, 1, 0.5
+from loader import pipeline, report
+report.READY_SECONDS, pipeline.WAIT_SECONDS, pipeline.IDLE_COMMIT_SECONDS = 2, (1, 1), 0.5
 from loader.__main__ import main
 sys.argv = ["loader", "follow"]
 main()

@@ -109,7 +109,8 @@ def test_missing_credentials_are_named(environment: Environment) -> None:
 def test_a_queue_that_is_not_there(environment: Environment) -> None:
     code, line = refuse(environment | {"SQS_QUEUE_URL": environment["SQS_QUEUE_URL"] + "-not"})
     assert code == os.EX_UNAVAILABLE
-    assert "-not does not exist; check SQS_QUEUE_URL and AWS_DEFAULT_REGION" in line
+    assert "-not: QueueDoesNotExist: " in line
+    assert "; check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up" in line
 
 
 def test_an_endpoint_whose_port_is_no_number(environment: Environment) -> None:

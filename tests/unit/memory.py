@@ -1,14 +1,13 @@
 """A queue and a database in memory, for the loader's parts without a server."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from loader.errors import SqsError
-from loader.metrics import Tally
 from loader.pipeline import Pipeline
+from loader.report import Report
 from loader.settings import LoaderSettings
 from loader.sqs import Depth, Failures, Message
 
@@ -81,7 +80,7 @@ class MemoryQueue:
     async def depth(self) -> Depth:
         self._count("depth")
         visible = len(self._visible())
-        return Depth(visible, len(self.bodies) - visible + self.others, 0, 1)
+        return Depth(visible, len(self.bodies) - visible + self.others, 0)
 
 
 @dataclass
@@ -109,14 +108,12 @@ class MemoryLanding:
         return len(self.rows) - before
 
 
-@dataclass
-class MemoryReport:
+class MemoryReport(Report):
     """Keeps what was reported."""
 
-    troubles: list[str] = field(default_factory=list)
-
-    def batch(self, tally: Tally, landed: int, duplicates: int, seconds: float) -> None:
-        json.dumps([tally.messages_landed, landed, duplicates, seconds])
+    def __init__(self) -> None:
+        super().__init__()
+        self.troubles: list[str] = []
 
     def trouble(self, event: str, reason: str) -> None:
         self.troubles.append(f"{event}: {reason}")
@@ -127,10 +124,10 @@ class Run:
 
     def __init__(self, messages: int = 0, **settings: Any) -> None:
         self.queue = MemoryQueue({f"m{number}": f"body {number}" for number in range(messages)})
-        self.landing, self.report, self.tally = MemoryLanding(), MemoryReport(), Tally()
+        self.landing, self.report = MemoryLanding(), MemoryReport()
         self.stop = asyncio.Event()
         chosen = {"loader_receivers": 4, "loader_batch_seconds": 0.01} | settings
         self.settings = LoaderSettings(sqs_queue_url="http://unused", pghost="unused", **chosen)
 
     async def __call__(self, *, until_empty: bool = True) -> None:
-        await Pipeline(self.queue, self.landing, self.settings, self.tally, self.report).run(self.stop, until_empty=until_empty)  # type: ignore[arg-type]
+        await Pipeline(self.queue, self.landing, self.settings, self.report).run(self.stop, until_empty=until_empty)  # type: ignore[arg-type]
