@@ -1,7 +1,9 @@
 # Needs Python 3.11 or newer and make. Every target first installs what it uses into .venv.
 
-PYTHON ?= python3
+export PYTHON ?= python3
 BIN := .venv/bin
+# what the sandbox runs on; with it, what the linters and tests need
+SANDBOX := .venv/sandbox
 STAMP := .venv/installed
 DEPLOY := .venv/deploy
 # absolute, because some commands run from dbt_project/
@@ -17,34 +19,36 @@ override export FILE := $(value FILE)
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
 
-demo: $(STAMP) ## do everything once and print what an analyst sees; FILE=events.jsonl: your events instead of the sample
+demo: $(SANDBOX) ## do everything once and print what an analyst sees; FILE=events.jsonl: your events instead of the sample
 	@$(BIN)/python -m sandbox up
 	@$(BIN)/python -m sandbox seed -- $${FILE:+"$$FILE"}
 	@$(BIN)/python -m loader drain
-	@cd dbt_project && $(DBT) run
-	@cd dbt_project && { $(DBT) test || [ $$? -eq 1 ]; } # 1: a test failed; `show` names it below the tables
+	@echo 'dbt run: judge and mask, build the views; all that dbt says is in dbt_project/logs/dbt.log'
+	@cd dbt_project && $(DBT) --quiet run
+	@echo 'dbt test: is every message masked or rejected, is anything unmasked, …'
+	@cd dbt_project && { $(DBT) --quiet test || [ $$? -eq 1 ]; } # 1: a test failed; `show` names it below the tables
 	@$(BIN)/python -m sandbox show
 
-up: $(STAMP) ## start PostgreSQL and an SQS emulator on this machine, apply database/
+up: $(SANDBOX) ## start PostgreSQL and an SQS emulator on this machine, apply database/
 	@$(BIN)/python -m sandbox up
 
 # Without .sandbox/ nothing was started, so do not install anything.
-down: $(if $(wildcard .sandbox),$(STAMP)) ## stop what `up` started and keep the data
+down: $(if $(wildcard .sandbox),$(SANDBOX)) ## stop what `up` started and keep the data
 	@[ ! -d .sandbox ] || $(BIN)/python -m sandbox down
 
-clean: $(if $(wildcard .sandbox),$(STAMP)) ## stop and delete all data
+clean: $(if $(wildcard .sandbox),$(SANDBOX)) ## stop and delete all data
 	@[ ! -d .sandbox ] || $(BIN)/python -m sandbox clean
 
-seed: $(STAMP) ## send 1,000 sample events; FILE=events.jsonl: each line of FILE, verbatim, as one message
+seed: $(SANDBOX) ## send 1,000 sample events; FILE=events.jsonl: each line of FILE, verbatim, as one message
 	@$(BIN)/python -m sandbox seed -- $${FILE:+"$$FILE"}
 
-load: $(STAMP) ## drain the queue into staging
+load: $(SANDBOX) ## drain the queue into staging
 	@$(BIN)/python -m loader drain
 
-rejudge: $(STAMP) ## after a rule was corrected: judge the rejected messages again
+rejudge: $(SANDBOX) ## after a rule was corrected: judge the rejected messages again
 	@cd dbt_project && $(DBT) run-operation judge_again && $(DBT) run
 
-query: $(STAMP) ## SQL="select …": run it as the analyst and print a table
+query: $(SANDBOX) ## SQL="select …": run it as the analyst and print a table
 	@[ -n "$$SQL" ] || { echo 'SQL is not set; say make query SQL="select …"' >&2; exit 64; }
 	@$(BIN)/python -m sandbox query -- "$$SQL"
 
@@ -74,31 +78,31 @@ lint-deploy: $(DEPLOY)/installed ## check deploy/: hadolint, cfn-lint, kustomize
 bench: $(STAMP) ## measure loading, masking, rotation, disk
 	@$(BIN)/python -m benchmarks
 
-install: $(STAMP) ## create .venv from requirements-dev.lock
+install: $(STAMP) ## create .venv with what the sandbox, the linters and the tests need
 
 lock: ## pin the packages of pyproject.toml again
-	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install -qq --disable-pip-version-check uv
-	@$(LOCK) requirements-dev.lock --group dev
-	@awk '/^[a-z]/ {skip = /^(boto3|botocore|s3transfer)==/} !skip' requirements-dev.lock > .venv/lock/constraints # the emulator pins these
-	@$(LOCK) requirements.lock --constraint .venv/lock/constraints
-	@$(subst pyproject.toml,--group deploy,$(LOCK)) requirements-deploy.lock
+	@sandbox/install .venv/lock requirements-installer.lock uv
+	@$(LOCK) requirements.lock pyproject.toml
+	@$(LOCK) requirements-sandbox.lock pyproject.toml --group sandbox --constraint requirements.lock
+	@$(LOCK) requirements-dev.lock pyproject.toml --group sandbox --group dev --constraint requirements-sandbox.lock
+	@$(LOCK) requirements-deploy.lock --group deploy
+	@$(LOCK) requirements-installer.lock --group installer
 
-LOCK = .venv/lock/bin/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-strip-extras --no-annotate --custom-compile-command 'make lock' --output-file
+LOCK = .venv/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-strip-extras --no-annotate --custom-compile-command 'make lock' --output-file
 
-# The stamp is written last, so an interrupted installation starts again.
-$(STAMP): requirements-dev.lock
-	@command -v $(PYTHON) >/dev/null || { echo 'there is no $(PYTHON) on this machine; install Python 3.11 or newer, or say which: make PYTHON=/path/to/python3' >&2; exit 69; }
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("$(PYTHON) is Python %d.%d and 3.11 or newer is needed; say which: make PYTHON=/path/to/python3" % sys.version_info[:2])'
-	@echo 'Installing into .venv (about a minute, once) …'
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+# A stamp is written last, so an interrupted installation starts again.
+$(SANDBOX): requirements-sandbox.lock requirements-installer.lock
+	@sandbox/install .venv $< 'dbt, PostgreSQL and what the loader needs'
+	@[ -e dbt_project/profiles.yml ] || cp sandbox/profiles.yml dbt_project/
 	@touch $@
 
-$(DEPLOY)/installed: $(STAMP) requirements-deploy.lock deploy/lint/package-lock.json
+$(STAMP): requirements-dev.lock $(SANDBOX)
+	@sandbox/install .venv $< 'the linters and the tests too'
+	@touch $@
+
+$(DEPLOY)/installed: requirements-deploy.lock deploy/lint/package-lock.json
 	@command -v npm >/dev/null || { echo 'there is no npm on this machine, and lint-deploy takes kustomize and the schemas of KEDA from it; install Node.js 20 or newer' >&2; exit 69; }
-	@echo 'Installing what lint-deploy uses into $(DEPLOY) and deploy/lint/node_modules …'
-	@$(PYTHON) -m venv $(DEPLOY)
-	@$(DEPLOY)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements-deploy.lock
+	@sandbox/install $(DEPLOY) $< 'the linters of deploy/'
 	@npm --prefix deploy/lint ci --no-audit --no-fund --loglevel=error
 	@touch $@

@@ -77,4 +77,4 @@ def refusal(error: psycopg.Error, variable: str, user_variable: str) -> LoaderEr
         if read(TokenSettings).rds_iam_auth:
             return refused(f"{found}; let this AWS identity rds-db:connect as this user, and grant rds_iam to the user")
         return refused(f"{found}; check {variable}, {user_variable} and PGDATABASE, or run python -m loader migrate")
-    return unavailable(f"{found}; start the server, or check PGHOST, PGPORT, PGSSLMODE and PGSSLROOTCERT")
+    return unavailable(f"{found}; start the server (the sandbox's: make up), or check PGHOST, PGPORT, PGSSLMODE and PGSSLROOTCERT")

@@ -19,28 +19,17 @@ import psycopg
 from psycopg import sql
 from rich.console import Console
 
-from sandbox import emulator, login_queue, postgres
+from sandbox import emulator, login_queue, postgres, settings, sqs
 from sandbox.dbt_results import failed_tests
 from sandbox.emulator import Emulator
 from sandbox.errors import SandboxError, refusal
 from sandbox.postgres import Postgres
 from sandbox.query import connect, print_query, wide_console
-from sandbox.seed import LINES_NAMED
 from sandbox.seed import seed as send_lines
-from sandbox.settings import (
-    DBT_ARTEFACTS,
-    SANDBOX_PROFILE,
-    STATE,
-    Settings,
-    complete_env_file,
-    keep_addresses,
-    load_env_file,
-    read_settings,
-    write_dbt_profile,
-)
+from sandbox.settings import DBT_ARTEFACTS, STATE
 
 LOGIN_ROLES = ("LOADER", "TRANSFORMER", "ANALYST", "PII_REQUESTER", "PII_APPROVER", "PRIVACY_OFFICER")
-DBT_LEFTOVERS = (DBT_ARTEFACTS, Path("dbt_project/logs"))
+LINES_NAMED = 10
 
 
 class OneLineErrors(click.Group):
@@ -62,31 +51,28 @@ def main() -> None:
     `up` creates .sandbox/ with their data, and .env with addresses and passwords.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    load_env_file()
+    settings.load_env_file()
 
 
 @main.command()
 def up() -> None:
     """Start what is not running, apply database/, create the queue. Harmless if everything is running."""
     with _locked():
-        written = complete_env_file(os.environ)
+        written = settings.complete_env_file(os.environ)
         if written:
             click.echo(f".env: wrote {', '.join(written)}")
-        load_env_file()
-        settings = read_settings(os.environ)
-        server, queues = _servers(settings)
-        started = postgres.start(server)
-        click.echo(f"PostgreSQL {'started' if started else 'runs'} on 127.0.0.1:{server.port}")
-        started = emulator.start(queues)
-        click.echo(f"SQS emulator {'started' if started else 'runs'} on 127.0.0.1:{queues.port}")
-        _create_database(server, settings.database)
-        migrate = subprocess.run([sys.executable, "-m", "loader", "migrate"], check=False)
-        if migrate.returncode != 0:
-            raise click.exceptions.Exit(migrate.returncode)
-        url = emulator.create_queue(queues, settings.queue_name)
-        click.echo(f"queue {url}, dead letters after {emulator.MAX_RECEIVE_COUNT} receives")
-        write_dbt_profile(os.environ)
-        written = keep_addresses(os.environ)
+        settings.load_env_file()
+        wanted = settings.read_settings(os.environ)
+        server = Postgres(STATE.absolute(), wanted.postgres_port, wanted.admin_user, wanted.admin_password)
+        queues = Emulator(STATE.absolute(), wanted.emulator_port)
+        click.echo(f"PostgreSQL {postgres.major_version()} {'started' if postgres.start(server) else 'runs'} on 127.0.0.1:{server.port}")
+        click.echo(f"SQS emulator {'started' if emulator.start(queues) else 'runs'} on 127.0.0.1:{queues.port}")
+        _create_database(server, wanted.database)
+        _migrate(os.environ)
+        url = emulator.create_queue(queues, wanted.queue_name)
+        click.echo(f"database/ applied to {wanted.database}; queue {url}, dead letters after {emulator.MAX_RECEIVE_COUNT} receives")
+        settings.write_dbt_profile(os.environ)
+        written = settings.keep_addresses(os.environ)
         if written:
             click.echo(f".env: wrote {', '.join(written)}, as in this shell")
 
@@ -103,8 +89,9 @@ def clean() -> None:
     """Stop and delete all data. .env stays, because you may have edited it."""
     with _locked():
         _stop()
-        SANDBOX_PROFILE.unlink(missing_ok=True)
-        for folder in (STATE, *DBT_LEFTOVERS):
+        settings.SANDBOX_PROFILE.unlink(missing_ok=True)
+        shutil.copyfile(settings.NO_PROFILE, settings.SANDBOX_PROFILE)
+        for folder in (STATE, DBT_ARTEFACTS, settings.DBT_LOGS):
             shutil.rmtree(folder, ignore_errors=True)
     click.echo("all data of the sandbox is gone")
 
@@ -112,14 +99,13 @@ def clean() -> None:
 @main.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path, readable=False))
 def seed(file: Path | None) -> None:
-    r"""Send each line of FILE, verbatim, as one message to SQS_QUEUE_URL; without FILE, 1,000 sample events.
+    r"""Send each line of FILE, verbatim, as one message to SQS_QUEUE_URL; without FILE, 1,000 sample events of the last four weeks.
 
     Only \n separates lines. Empty lines are skipped. Sending a file again creates new messages.
     """
-    url = login_queue.url(os.environ)
-    seeded = send_lines(file, url, Console())
+    seeded = send_lines(file, login_queue.url(os.environ), Console())
     skipped = f", {seeded.empty} empty lines skipped" if seeded.empty else ""
-    click.echo(f"sent {seeded.sent} messages from {file or 'the sample'}{skipped}")
+    click.echo(f"sent {seeded.sent:,} messages from {file or 'the sample'}{skipped}")
     if seeded.refused:
         named = ", ".join(map(str, seeded.refused[:LINES_NAMED])) + (", …" if len(seeded.refused) > LINES_NAMED else "")
         raise SandboxError(
@@ -132,7 +118,7 @@ def seed(file: Path | None) -> None:
 @click.argument("sql_text", metavar="SQL")
 def query(sql_text: str) -> None:
     """Run SQL, one statement, as the role analyst and print its rows."""
-    with connect("analyst", "ANALYST_PASSWORD", os.environ) as connection:
+    with connect("analyst", os.environ) as connection:
         print_query(connection, sql_text, wide_console())
 
 
@@ -140,17 +126,13 @@ def query(sql_text: str) -> None:
 def show() -> None:
     """Print what an analyst sees and where the messages are. If the last `dbt test` failed, name the tests and exit with 1."""
     console = wide_console()
-    with connect("analyst", "ANALYST_PASSWORD", os.environ) as analyst:
-        for title, text in ANALYST_SEES.items():
-            print_query(analyst, text, console, title)
-    with connect("transformer", "TRANSFORMER_PASSWORD", os.environ) as transformer:
-        print_query(transformer, COUNTS, console, "Every message, as the pipeline counts them")
-        print_query(transformer, REASONS, console, "Why messages were rejected")
+    for role, queries in SHOWN.items():
+        with connect(role, os.environ) as connection:
+            for title, text in queries.items():
+                print_query(connection, text, console, title)
     url = login_queue.url(os.environ)
-    console.print(
-        f"queue: {login_queue.depth(url)} messages, dead-letter queue: {login_queue.depth(url + login_queue.DEAD_LETTER_SUFFIX)} messages",
-        highlight=False,
-    )
+    depth, dead = login_queue.depth(url), login_queue.depth(url + login_queue.DEAD_LETTER_SUFFIX)
+    click.echo(f"queue: {depth} messages, dead-letter queue: {dead} messages")
     failed = failed_tests(DBT_ARTEFACTS)
     if failed:
         raise SandboxError(f"dbt test failed: {'; '.join(failed)}; the tables above show what there is", exit_code=1)
@@ -176,15 +158,13 @@ def run(command: tuple[str, ...]) -> NoReturn:
                 "ADMIN_PASSWORD": server.password,
                 **{f"{role}_PASSWORD": secrets.token_urlsafe() for role in LOGIN_ROLES},
                 "AWS_ENDPOINT_URL": queues.endpoint_url,
-                "AWS_DEFAULT_REGION": emulator.REGION,
+                "AWS_DEFAULT_REGION": sqs.REGION,
                 "AWS_ACCESS_KEY_ID": "sandbox",
                 "AWS_SECRET_ACCESS_KEY": "sandbox",
                 "SQS_QUEUE_URL": emulator.create_queue(queues, "login-queue"),
                 "DBT_PROFILES_DIR": str(Path("dbt_project/profiles").absolute()),
             }
-            migrate = subprocess.run([sys.executable, "-m", "loader", "migrate"], env=environment, stdout=subprocess.DEVNULL, check=False)
-            if migrate.returncode != 0:
-                raise click.exceptions.Exit(migrate.returncode)
+            _migrate(environment)
             try:
                 code = subprocess.run(command, env=environment, check=False).returncode
             except OSError as error:
@@ -192,43 +172,43 @@ def run(command: tuple[str, ...]) -> NoReturn:
     raise click.exceptions.Exit(code)
 
 
-ANALYST_SEES = {
-    "analytics.user_logins, five of its rows": (
-        "select user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date "
-        "from analytics.user_logins order by create_date desc, masked_ip limit 5"
-    ),
-    "analytics.shared_ips: addresses seen more than once": ("select * from analytics.shared_ips order by logins desc, masked_ip limit 5"),
-    "analytics.shared_devices: devices seen more than once": (
-        "select * from analytics.shared_devices order by logins desc, masked_device_id limit 5"
-    ),
-    "analytics.daily_logins, the five most frequent rows": (
-        "select * from analytics.daily_logins order by logins desc, create_date, dimension, dimension_value limit 5"
-    ),
+SHOWN = {
+    "analyst": {
+        "analytics.user_logins, five of its rows": (
+            "select user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date "
+            "from analytics.user_logins order by create_date desc, masked_ip limit 5"
+        ),
+        "analytics.shared_ips: addresses seen more than once": "select * from analytics.shared_ips order by logins desc, masked_ip limit 5",
+        "analytics.shared_devices: devices seen more than once": (
+            "select * from analytics.shared_devices order by logins desc, masked_device_id limit 5"
+        ),
+        "analytics.daily_logins, the five most frequent rows": (
+            "select * from analytics.daily_logins order by logins desc, create_date, dimension, dimension_value limit 5"
+        ),
+    },
+    "transformer": {
+        "Every message, as the pipeline counts them": (
+            "select (select count(*) from staging.raw_logins) as landed, (select count(*) from marts.user_logins) as masked, "
+            "(select count(*) from marts.rejected_logins) as rejected"
+        ),
+        "Why messages were rejected": (
+            "select reasons, count(*) as messages from marts.rejected_logins group by reasons order by messages desc, reasons"
+        ),
+    },
 }
-COUNTS = (
-    "select (select count(*) from staging.raw_logins) as landed, "
-    "(select count(*) from marts.user_logins) as masked, "
-    "(select count(*) from marts.rejected_logins) as rejected"
-)
-REASONS = "select reasons, count(*) as messages from marts.rejected_logins group by reasons order by messages desc, reasons"
 
 
-def _servers(settings: Settings) -> tuple[Postgres, Emulator]:
-    directory = STATE.absolute()
-    return (
-        Postgres(directory, settings.postgres_port, settings.admin_user, settings.admin_password),
-        Emulator(directory, settings.emulator_port),
-    )
+def _migrate(environment: dict[str, str] | os._Environ[str]) -> None:
+    """Apply database/, as production does. What it did is not said, what fails is."""
+    migrate = subprocess.run([sys.executable, "-m", "loader", "migrate"], env=environment, stdout=subprocess.DEVNULL, check=False)
+    if migrate.returncode != 0:
+        raise click.exceptions.Exit(migrate.returncode)
 
 
 def _stop() -> None:
-    directory = STATE.absolute()
-    stopped = []
-    # ports and passwords are not needed: each process is found by its record
-    if emulator.stop(Emulator(directory, 0)):
-        stopped.append("the SQS emulator")
-    if postgres.stop(Postgres(directory, 0, "", "")):
-        stopped.append("PostgreSQL")
+    # ports and passwords are not needed to stop
+    stopped = ["the SQS emulator"] if emulator.stop(Emulator(STATE.absolute(), 0)) else []
+    stopped += ["PostgreSQL"] if postgres.stop(Postgres(STATE.absolute(), 0, "", "")) else []
     click.echo(f"stopped {' and '.join(stopped)}" if stopped else "nothing of the sandbox was running")
 
 

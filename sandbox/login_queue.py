@@ -3,18 +3,24 @@
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sandbox.errors import SandboxError
-from sandbox.settings import required
+from sandbox.settings import OURS, required
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 DEAD_LETTER_SUFFIX = "-dlq"
+
+
+def is_sandbox(environ: Mapping[str, str]) -> bool:
+    """Whether the queue is on the sandbox's emulator."""
+    return urlsplit(environ.get("AWS_ENDPOINT_URL", "")).hostname in OURS
 
 
 def url(environ: Mapping[str, str]) -> str:

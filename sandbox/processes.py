@@ -1,18 +1,12 @@
-"""Background processes that outlive the command that started them.
+"""Background processes that outlive the command that started them, and the ports that they take."""
 
-Each has a record of pid, start time and command line in a file, so that a later command finds it again and
-never mistakes a stranger with a recycled pid for it.
-"""
-
-import contextlib
-import json
 import os
 import pwd
 import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -20,61 +14,25 @@ import psutil
 from sandbox.errors import SandboxError
 
 HOST = "127.0.0.1"
-# Unix counts a process's start time from boot, so it moves when the clock is set.
-START_TIME_TOLERANCE_SECONDS = 60
 POLL_SECONDS = 0.02
-EXEC_SECONDS = 1
+STOP_TIMEOUT_SECONDS = 60
 
 
-def start(name: str, command: list[str], environment: Mapping[str, str], record: Path, log: Path) -> psutil.Process:
-    """Start *command* in a new session, with its output appended to *log*, and write its *record*.
-
-    The command's first word is a path. Raises SandboxError when it cannot be executed.
-    """
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def find(pid_file: Path, argument: Path) -> psutil.Process | None:
+    """The process whose pid *pid_file* begins with, if it runs with *argument* on its command line; a stranger with its pid does not."""
     try:
-        # posix_spawn, because a Popen object warns when its process outlives it
-        pid = os.posix_spawn(
-            command[0],
-            command,
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, output, 1),
-                (os.POSIX_SPAWN_DUP2, output, 2),
-            ],
-            setsid=True,
-        )
-    except OSError as error:
-        raise SandboxError(f"{name} did not start: {command[0]}: {error.strerror}; run make clean, then make install") from error
-    finally:
-        os.close(output)
-    process = psutil.Process(pid)
-    record.write_text(json.dumps({"pid": pid, "started_at": process.create_time(), "command": command}))
-    return process
-
-
-def find(record: Path) -> psutil.Process | None:
-    """The process of *record* if it still runs, else None. A recycled pid does not count."""
-    try:
-        known = json.loads(record.read_text())
-        process = psutil.Process(known["pid"])
-        same_start = abs(process.create_time() - known["started_at"]) < START_TIME_TOLERANCE_SECONDS
-        if not same_start or not runs(process):
-            return None
-        # a launcher (setpriv) replaces itself with the last words of its command line
-        words = command_line(process)
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, psutil.NoSuchProcess, psutil.AccessDenied):
+        process = psutil.Process(int(pid_file.read_text().partition("\n")[0]))
+        return process if runs(process) and str(argument) in process.cmdline() else None
+    except (FileNotFoundError, ValueError, psutil.Error):
         return None
-    return process if words and known["command"][-len(words) :] == words else None
 
 
-def command_line(process: psutil.Process) -> list[str]:
-    """The command line of *process*. During an exec the kernel briefly shows none."""
-    deadline = time.monotonic() + EXEC_SECONDS
-    while not (words := process.cmdline()) and runs(process) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-    return words
+def start(command: list[str], log: Path) -> psutil.Process:
+    """Start *command*, whose first word is a path, in a session of its own, with its output appended to *log* and no environment."""
+    # posix_spawn, because a Popen object warns when its process outlives it
+    output = [(os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), (os.POSIX_SPAWN_DUP2, 1, 2)]
+    null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    return psutil.Process(os.posix_spawn(command[0], command, {}, file_actions=[null, *output], setsid=True))
 
 
 def runs(process: psutil.Process) -> bool:
@@ -85,15 +43,17 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def stop(process: psutil.Process, gentle: signal.Signals, timeout_seconds: float) -> None:
+def stop(process: psutil.Process, gentle: signal.Signals = signal.SIGTERM, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
     """Send *gentle*, wait for the end, and kill the process if it is still there after *timeout_seconds*."""
     for number in (gentle, signal.SIGKILL):
-        with contextlib.suppress(psutil.NoSuchProcess):
+        try:
             process.send_signal(number)
-        if wait_until(lambda: not runs(process), timeout_seconds):
-            break
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(process.pid, os.WNOHANG)  # if this process is the parent
+            process.wait(timeout_seconds)
+        except psutil.NoSuchProcess:
+            return
+        except psutil.TimeoutExpired:
+            continue
+        return
 
 
 def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
@@ -136,16 +96,9 @@ def unprivileged_prefix() -> list[str]:
     if setpriv is None:
         raise SandboxError("PostgreSQL refuses to run as root and setpriv (of util-linux) is missing; run make as an ordinary user")
     rights = "-all,+dac_override"
-    return [
-        setpriv,
-        "--reuid=nobody",
-        f"--regid={_nobody_group()}",
-        "--clear-groups",
-        "--securebits=+no_setuid_fixup",  # or access(2), with which PostgreSQL finds its programs, ignores the capability
-        f"--inh-caps={rights}",
-        f"--ambient-caps={rights}",
-        "--",
-    ]
+    # no_setuid_fixup: or access(2), with which PostgreSQL finds its programs, ignores the capability
+    user = ["--reuid=nobody", f"--regid={_nobody_group()}", "--clear-groups", "--securebits=+no_setuid_fixup"]
+    return [setpriv, *user, f"--inh-caps={rights}", f"--ambient-caps={rights}", "--"]
 
 
 def own_by_unprivileged(path: Path) -> None:
@@ -155,5 +108,4 @@ def own_by_unprivileged(path: Path) -> None:
 
 
 def _nobody_group() -> int:
-
     return pwd.getpwnam("nobody").pw_gid

@@ -1,11 +1,11 @@
 """Send lines to the login queue, each verbatim as the body of one message."""
 
+import datetime as dt
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
@@ -13,27 +13,20 @@ from rich.progress import Progress
 
 from sandbox import login_queue
 from sandbox.errors import SandboxError
-from sandbox.sample_events import EVENTS, sample_events
+from sandbox.sample_events import aged_sample_events
+from sandbox.sqs import MAX_BYTES, MAX_ENTRIES
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-# SQS's quotas (its developer guide, "Message quotas")
-MAX_BATCH_MESSAGES = 10
-MAX_BATCH_BYTES = 1_048_576
-ATTEMPTS = 4
-FIRST_PAUSE_SECONDS = 0.2
-LINES_NAMED = 10
-# SQS's errors for a line that it will never accept (API reference of SendMessage and SendMessageBatch)
-CONTENT_ERRORS = frozenset({"InvalidMessageContents", "InvalidParameterValue", "AWS.SimpleQueueService.BatchRequestTooLong"})
-
 
 @dataclass(frozen=True)
 class Line:
-    """One line that is to become a message; *number* counts from 1."""
+    """One line that is to become a message; *number* counts from 1. It was sent at *sent_at*, or, if None, is sent now."""
 
     number: int
     body: str
+    sent_at: dt.datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -48,28 +41,34 @@ class Seeded:
 def seed(path: Path | None, queue_url: str, console: Console) -> Seeded:
     r"""Send each line of *path*, or the sample events, to the queue; only `\n` separates lines, and empty ones are skipped.
 
-    The file is read twice. The first pass checks that it is UTF-8, so that a wrong file sends nothing.
+    A file is read whole before anything is sent, so that a wrong one sends nothing.
 
     Raises:
         SandboxError: the file cannot be read, or the queue does not answer.
     """
-    total = EVENTS if path is None else _count_lines(path)
-    numbered = enumerate(sample_events() if path is None else _read_lines(path), start=1)
-    sent = 0
+    lines = sample() if path is None else [Line(number, body) for number, body in enumerate(read_lines(path), start=1)]
+    full = [line for line in lines if line.body]
     refused: list[int] = []
+    sent = 0
     try:
         client = login_queue.client()
         with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task("sending", total=total)
-            for batch in batches(Line(number, body) for number, body in numbered if body):
+            task = progress.add_task("sending", total=len(full))
+            for batch in batches(full):
                 failed = send(client, queue_url, batch)
-                sent += len(batch) - len(failed)
                 refused += failed
-                progress.update(task, completed=batch[-1].number)
+                sent += len(batch) - len(failed)
+                progress.advance(task, len(batch))
     except (BotoCoreError, ClientError, ValueError) as error:
         unreachable = login_queue.unreachable(queue_url, error)
         raise SandboxError(f"{unreachable} ({sent} messages were sent)", unreachable.exit_code) from error
-    return Seeded(sent, total - sent - len(refused), tuple(refused))
+    return Seeded(sent, len(lines) - len(full), tuple(refused))
+
+
+def sample() -> list[Line]:
+    """The sample events; only the sandbox's own emulator lets a sender say that they were sent in the past four weeks."""
+    now = dt.datetime.now(dt.UTC) if login_queue.is_sandbox(os.environ) else None
+    return [Line(number, body, now and now - age) for number, (age, body) in enumerate(aged_sample_events(), start=1)]
 
 
 def batches(lines: Iterable[Line]) -> Iterator[list[Line]]:
@@ -78,7 +77,7 @@ def batches(lines: Iterable[Line]) -> Iterator[list[Line]]:
     size = 0
     for line in lines:
         length = len(line.body.encode())
-        if batch and (len(batch) == MAX_BATCH_MESSAGES or size + length > MAX_BATCH_BYTES):
+        if batch and (len(batch) == MAX_ENTRIES or size + length > MAX_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(line)
@@ -87,49 +86,33 @@ def batches(lines: Iterable[Line]) -> Iterator[list[Line]]:
         yield batch
 
 
-def send(client: "SQSClient", queue_url: str, batch: list[Line], pause: Callable[[float], None] = time.sleep) -> list[int]:
-    """Send *batch*, retry failed lines up to three times, and return the numbers of the lines that were refused."""
-    waiting = {str(line.number): line for line in batch}
-    refused: list[int] = []
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            pause(FIRST_PAUSE_SECONDS * 2**attempt)
-        entries = [{"Id": number, "MessageBody": line.body} for number, line in waiting.items()]
-        try:
-            reply = client.send_message_batch(QueueUrl=queue_url, Entries=entries)  # type: ignore[arg-type]  # a TypedDict, written plainly
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") not in CONTENT_ERRORS:
-                raise
-            # one line's content fails the whole call, so find out which
-            if len(waiting) == 1:
-                return [*refused, *(line.number for line in waiting.values())]
-            return [*refused, *(number for line in waiting.values() for number in send(client, queue_url, [line], pause))]
-        failed = {entry["Id"]: entry["SenderFault"] for entry in reply.get("Failed", [])}
-        refused += [waiting[number].number for number, is_ours in failed.items() if is_ours]
-        waiting = {number: waiting[number] for number, is_ours in failed.items() if not is_ours}
-        if not waiting:
-            break
-    return sorted([*refused, *(line.number for line in waiting.values())])
+def send(client: "SQSClient", queue_url: str, batch: list[Line]) -> list[int]:
+    """Send *batch* and return the numbers of the lines that the queue refused."""
+    if len(batch) == 1 and len(batch[0].body.encode()) > MAX_BYTES:
+        return [batch[0].number]
+    reply = client.send_message_batch(QueueUrl=queue_url, Entries=[_entry(line) for line in batch])
+    return [int(failed["Id"]) for failed in reply.get("Failed", [])]
 
 
-def _read_lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for line in file:
-            yield line.removesuffix(b"\n").decode()
-
-
-def _count_lines(path: Path) -> int:
-    """How many lines *path* has; SandboxError if it cannot be read as text."""
-    number = 0
+def read_lines(path: Path) -> list[str]:
+    """The lines of *path*; SandboxError if it cannot be read as text."""
     try:
-        for number, _ in enumerate(_read_lines(path), start=1):  # noqa: B007  the last number is the count
-            pass
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise SandboxError(
             f"{path} cannot be read: {error.strerror}; set FILE to a file with one message per line", os.EX_NOINPUT
         ) from error
-    except UnicodeDecodeError as error:
-        raise SandboxError(
-            f"{path} line {number + 1} is not UTF-8, so nothing was sent; set FILE to a text file with one message per line", os.EX_DATAERR
-        ) from error
-    return number
+    found = []
+    for number, line in enumerate(lines if lines[-1] else lines[:-1], start=1):
+        try:
+            found.append(line.decode())
+        except UnicodeDecodeError as error:
+            raise SandboxError(
+                f"{path} line {number} is not UTF-8, so nothing was sent; set FILE to a text file with one message per line", os.EX_DATAERR
+            ) from error
+    return found
+
+
+def _entry(line: Line) -> Any:
+    sent_at = {"DataType": "Number", "StringValue": str(int(line.sent_at.timestamp() * 1000))} if line.sent_at else None
+    return {"Id": str(line.number), "MessageBody": line.body} | ({"MessageSystemAttributes": {"SentTimestamp": sent_at}} if sent_at else {})

@@ -16,9 +16,10 @@ from dotenv import dotenv_values
 from psycopg import sql
 
 from loader.landing import storable
-from sandbox.emulator import REGION, Emulator
+from sandbox.emulator import Emulator
 from sandbox.login_queue import DEAD_LETTER_SUFFIX
 from sandbox.postgres import Postgres
+from sandbox.sqs import REGION
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -176,8 +176,8 @@ def test_every_metric_that_the_docs_name_is_one_of_the_loaders() -> None:
 
 
 EXAMPLE = dict(re.findall(r"^(?:# )?([A-Z][A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
-# what is no setting: of a command line, of every process, of each request for a metric
-NO_SETTINGS = {"FILE", "PATH", "PATH_INFO"}
+# what is no setting: of a command line, of each request for a metric
+NO_SETTINGS = {"FILE", "PATH_INFO"}
 
 
 def variables_read() -> Iterator[str]:

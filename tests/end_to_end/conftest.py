@@ -24,8 +24,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     path = tmp_path_factory.mktemp("clone") / "user-logins"
     shutil.copytree(ROOT, path, ignore=NOT_IN_A_CLONE)
     (path / ".venv").symlink_to(sys.prefix)
-    # make compares times: what is installed is new enough for the copied lock
-    os.utime(path / "requirements-dev.lock", (0, 0))
+    # make compares times: what is installed is new enough for the copied locks
+    for lock in path.glob("requirements*.lock"):
+        os.utime(lock, (0, 0))
     (path / "dbt_project" / "profiles.yml").unlink(missing_ok=True)
     example = (path / ".env.example").read_text()
     (path / ".env").write_text(example.replace("54320", str(free_port())).replace("4566", str(free_port())))

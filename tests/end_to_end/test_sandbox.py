@@ -1,8 +1,6 @@
 """`make up`, `down` and `clean`: what they keep, what they leave alone, and what they say when something is in the way."""
 
 import contextlib
-import json
-import os
 import shutil
 import signal
 import socket
@@ -17,6 +15,8 @@ import psycopg
 import pytest
 
 from sandbox import processes
+from sandbox.emulator import Emulator
+from sandbox.postgres import Postgres
 from tests.support import Clone
 
 SECRET = "192.0.2.123"
@@ -45,14 +45,15 @@ def sleeper(tmp_path: Path) -> Iterator[psutil.Process]:
     sleep = shutil.which("sleep")
     assert sleep
     command = [*processes.unprivileged_prefix(), sleep, "600"]
-    process = processes.start("a stranger", command, os.environ, tmp_path / "record", tmp_path / "log")
+    process = processes.start(command, tmp_path / "log")
     assert processes.wait_until(lambda: process.name() == "sleep", 30)
     yield process
     processes.stop(process, signal.SIGKILL, 10)
 
 
 def server(clone: Clone, name: str) -> psutil.Process | None:
-    return processes.find(clone.path / ".sandbox" / f"{name}.json")
+    directory = clone.path / ".sandbox"
+    return Postgres(directory, 0, "", "").process if name == "postgres" else Emulator(directory, 0).process
 
 
 def running(clone: Clone, name: str) -> psutil.Process:
@@ -89,6 +90,17 @@ def test_env_says_the_ports_that_up_was_given_so_that_the_next_shell_finds_them(
     assert up.queue.depth() == 0
 
 
+def test_before_up_dbt_and_the_loader_say_what_to_do(clone: Clone) -> None:
+    assert clone.make("clean").returncode == 0
+    profile, loader = clone.run("sh", "-c", "cd dbt_project && dbt run"), clone.run("python", "-m", "loader", "drain")
+    for said in (profile.stdout + profile.stderr, loader.stdout + loader.stderr):
+        assert "make up" in said
+        assert "Traceback" not in said
+        assert ".dbt" not in said
+    assert profile.returncode != 0
+    assert loader.returncode != 0
+
+
 def test_two_ups_at_once_start_one_of_each(clone: Clone) -> None:
     assert clone.make("down").returncode == 0
     command = [sys.executable, "-m", "sandbox", "up"]
@@ -96,7 +108,8 @@ def test_two_ups_at_once_start_one_of_each(clone: Clone) -> None:
     outputs = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     for name in ("PostgreSQL", "SQS emulator"):
-        assert sorted(f"{name} started" in output for output in outputs) == [False, True]
+        said = [line for output in outputs for line in output.splitlines() if line.startswith(name)]
+        assert sorted("started" in line for line in said) == [False, True]
 
 
 def test_what_holds_a_password_is_private(up: Clone) -> None:
@@ -156,13 +169,18 @@ def test_rows_and_messages_outlive_down_and_up(up: Clone) -> None:
         assert connection.execute("select * from public.kept").fetchall() == [(1,)]
         connection.execute("drop table public.kept")
     assert up.queue.depth() == before + 1000
-    # what the emulator wrote down holds bodies, and is not kept once it has read them
-    assert list((up.path / ".sandbox" / "emulator").glob("*.json")) == []
+    # what the emulator writes down holds bodies, for as long as they are on the queue
+    written = up.path / ".sandbox" / "emulator.sqlite"
+    assert b"2001:db8" in written.read_bytes()
+    assert up.make("load").returncode == 0
+    assert b"2001:db8" not in written.read_bytes()
 
 
 def test_up_recovers_from_a_crash(up: Clone) -> None:
     with up.connect() as connection:
         connection.execute("create table public.committed as select 1 as one")
+    up.queue.send("stays")
+    before = up.queue.depth()
     for name in ("postgres", "emulator"):
         process = running(up, name)
         process.kill()
@@ -172,7 +190,7 @@ def test_up_recovers_from_a_crash(up: Clone) -> None:
     with up.connect() as connection:
         assert connection.execute("select * from public.committed").fetchall() == [(1,)]
         connection.execute("drop table public.committed")
-    assert up.queue.depth() == 0
+    assert up.queue.depth() == before
 
 
 def test_a_pid_file_that_names_a_stranger_does_not_keep_postgresql_from_starting(up: Clone, sleeper: psutil.Process) -> None:
@@ -190,9 +208,8 @@ def test_a_pid_file_that_names_a_stranger_does_not_keep_postgresql_from_starting
 
 def test_down_leaves_a_stranger_with_a_recycled_pid_alone(up: Clone, sleeper: psutil.Process) -> None:
     assert up.make("down").returncode == 0
-    for name in ("postgres", "emulator"):
-        record = {"pid": sleeper.pid, "started_at": sleeper.create_time(), "command": ["/bin/of-the-sandbox"]}
-        (up.path / ".sandbox" / f"{name}.json").write_text(json.dumps(record))
+    for pid_file in ("postgres/postmaster.pid", "emulator.pid"):
+        (up.path / ".sandbox" / pid_file).write_text(f"{sleeper.pid}\n")
     assert "nothing of the sandbox was running" in up.make("down").stdout
     assert sleeper.is_running()
 
@@ -228,7 +245,7 @@ def test_clean_forgets_all_data_and_keeps_env(up: Clone) -> None:
     for _ in range(2):
         assert up.make("clean").returncode == 0
     assert not (up.path / ".sandbox").exists()
-    assert not (up.path / "dbt_project" / "profiles.yml").exists()
+    assert "run make up" in (up.path / "dbt_project" / "profiles.yml").read_text()
     assert (up.path / ".env").read_text() == before
     assert up.make("up").returncode == 0
     with up.connect() as connection:
@@ -293,8 +310,9 @@ def test_a_python_that_is_too_old_is_one_line(clone: Clone, tmp_path: Path) -> N
     old.chmod(0o755)
     empty = tmp_path / "fresh"
     empty.mkdir()
-    for name in ("Makefile", "requirements-dev.lock"):
-        (empty / name).write_bytes((clone.path / name).read_bytes())
+    (empty / "sandbox").mkdir()
+    for name in ("Makefile", "sandbox/install", *(path.name for path in clone.path.glob("requirements*.lock"))):
+        shutil.copy(clone.path / name, empty / name)
     made = clone.run("make", "-C", str(empty), "install", f"PYTHON={old}")
     assert made.returncode != 0
     assert "is Python 3.9 and 3.11 or newer is needed" in made.stderr.splitlines()[0]

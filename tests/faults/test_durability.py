@@ -172,7 +172,7 @@ def standby_of(database: Database, replication: proxy.Proxy) -> Iterator[Databas
     standby = Postgres(primary.directory.with_name("standby"), processes.free_port(), primary.user, primary.password)
     standby.directory.mkdir()
     processes.own_by_unprivileged(standby.directory)
-    backup = Path(primary.command[-5]).with_name("pg_basebackup")
+    backup = postgres.binaries() / "pg_basebackup"
     subprocess.run(
         [
             *(*processes.unprivileged_prefix(), str(backup), "-D", str(standby.data), "-h", "127.0.0.1", "-p", str(replication.port)),

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from benchmarks.stub import Stub
-from sandbox import postgres, processes
+from sandbox import postgres
 from sandbox.processes import wait_until
 from tests import forks, support
 from tests.faults import forked_loader
@@ -181,7 +181,7 @@ class Trial:
     def restart_postgres(self, shutdown: signal.Signals = signal.SIGQUIT) -> None:
         """Stop the server (SIGQUIT: `immediate`, as a crash) and start it again."""
         server = self.database.server
-        before = processes.find(server.record)
+        before = server.process
         assert before
         before.send_signal(shutdown)
         before.wait(WAIT_SECONDS)

