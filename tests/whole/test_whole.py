@@ -326,6 +326,7 @@ STORY: list[tuple[str, dict[str, Any]]] = [
     ("dump", {}),
     ("erase", {"person": "person-a"}),
     ("deliver_again", {"number": 2}),
+    ("load", {"twice": False}),
     ("send", {"events": [A]}),
     ("give_up", {}),
     ("redrive", {}),
