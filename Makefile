@@ -25,7 +25,7 @@ demo: $(SANDBOX) ## do everything once and print what an analyst sees; FILE=even
 	@$(BIN)/python -m loader drain
 	@echo 'dbt run: judge and mask, build the views; all that dbt says is in dbt_project/logs/dbt.log'
 	@cd dbt_project && $(DBT) --quiet run
-	@echo 'dbt test: is every message masked or rejected, is anything unmasked, …'
+	@echo 'dbt test: is every message masked or rejected, and nothing shown unmasked?'
 	@cd dbt_project && { $(DBT) --quiet test || [ $$? -eq 1 ]; } # 1: a test failed; `show` names it below the tables
 	@$(BIN)/python -m sandbox show
 

@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 import click
 import psycopg
 from psycopg import sql
-from rich.console import Console
 
 from sandbox import emulator, login_queue, postgres, settings, sqs
 from sandbox.dbt_results import failed_tests
@@ -103,7 +102,7 @@ def seed(file: Path | None) -> None:
 
     Only \n separates lines. Empty lines are skipped. Sending a file again creates new messages.
     """
-    seeded = send_lines(file, login_queue.url(os.environ), Console())
+    seeded = send_lines(file, login_queue.url(os.environ))
     skipped = f", {seeded.empty} empty lines skipped" if seeded.empty else ""
     click.echo(f"sent {seeded.sent:,} messages from {file or 'the sample'}{skipped}")
     if seeded.refused:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import sys
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,33 +36,14 @@ class Emulator:
         return f"http://{HOST}:{self.port}"
 
     @property
-    def log(self) -> Path:
-        """The emulator's log: failures, no message."""
-        return self.directory / "emulator.log"
-
-    @property
     def file(self) -> Path:
-        """The queues, which outlive the emulator."""
+        """The queues, which outlive the emulator; beside it are its pid and its log, which has no message."""
         return self.directory / "emulator.sqlite"
-
-    @property
-    def pid_file(self) -> Path:
-        """The emulator's pid."""
-        return self.directory / "emulator.pid"
 
     @property
     def process(self) -> psutil.Process | None:
         """The emulator's process, if it runs."""
-        return processes.find(self.pid_file, self.file)
-
-    @property
-    def answers(self) -> bool:
-        """Whether it answers."""
-        try:
-            urllib.request.urlopen(self.endpoint_url, timeout=5).close()  # noqa: S310  http, on this machine
-        except OSError:
-            return False
-        return True
+        return processes.find(self.file.with_suffix(".pid"), self.file)
 
     def queue_url(self, name: str) -> str:
         """The URL that the queue called *name* has."""
@@ -80,21 +60,21 @@ def start(emulator: Emulator) -> bool:
 
     Raises SandboxError when the port is taken or the emulator ends at once.
     """
-    if emulator.process is not None:
-        if emulator.answers:
-            return False
-        stop(emulator)
+    if emulator.process is not None and not processes.port_is_free(emulator.port):
+        return False
+    stop(emulator)
     if not processes.port_is_free(emulator.port):
         raise SandboxError(
             f"port {emulator.port} is taken, so the SQS emulator cannot start; "
             "stop what listens there or set AWS_ENDPOINT_URL to one with a free port"
         )
     # by its path, because no environment says where the package is
-    process = processes.start([sys.executable, "-P", sqs.__file__, HOST, str(emulator.port), str(emulator.file)], emulator.log)
-    emulator.pid_file.write_text(str(process.pid))
-    processes.wait_until(lambda: emulator.answers or not processes.runs(process), START_TIMEOUT_SECONDS)
-    if not emulator.answers:
-        raise SandboxError(f"the SQS emulator did not start; see {emulator.log}")
+    command, log = [sys.executable, "-P", sqs.__file__, HOST, str(emulator.port), str(emulator.file)], emulator.file.with_suffix(".log")
+    process = processes.start(command, log)
+    emulator.file.with_suffix(".pid").write_text(str(process.pid))
+    processes.wait_until(lambda: not processes.port_is_free(emulator.port) or not processes.runs(process), START_TIMEOUT_SECONDS)
+    if not processes.runs(process):
+        raise SandboxError(f"the SQS emulator did not start; see {log}")
     return True
 
 

@@ -74,8 +74,7 @@ class Postgres:
 def start(server: Postgres, settings: dict[str, str] = SETTINGS) -> bool:
     """Start *server* and wait until it answers; False when it ran already.
 
-    Makes the data directory at the first start. Recovers from a crash: a left-over pid file, or processes
-    that outlived their parent. Raises SandboxError when the port is taken or the server ends at once.
+    Makes the data directory at the first start, and recovers from a crash. Raises SandboxError when it cannot be started.
     """
     running = server.process
     if running is not None and str(server.port) in running.cmdline():

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
-from rich.console import Console
-from rich.progress import Progress
 
 from sandbox import login_queue
 from sandbox.errors import SandboxError
@@ -38,7 +36,7 @@ class Seeded:
     refused: tuple[int, ...]
 
 
-def seed(path: Path | None, queue_url: str, console: Console) -> Seeded:
+def seed(path: Path | None, queue_url: str) -> Seeded:
     r"""Send each line of *path*, or the sample events, to the queue; only `\n` separates lines, and empty ones are skipped.
 
     A file is read whole before anything is sent, so that a wrong one sends nothing.
@@ -52,13 +50,10 @@ def seed(path: Path | None, queue_url: str, console: Console) -> Seeded:
     sent = 0
     try:
         client = login_queue.client()
-        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task("sending", total=len(full))
-            for batch in batches(full):
-                failed = send(client, queue_url, batch)
-                refused += failed
-                sent += len(batch) - len(failed)
-                progress.advance(task, len(batch))
+        for batch in batches(full):
+            failed = send(client, queue_url, batch)
+            refused += failed
+            sent += len(batch) - len(failed)
     except (BotoCoreError, ClientError, ValueError) as error:
         unreachable = login_queue.unreachable(queue_url, error)
         raise SandboxError(f"{unreachable} ({sent} messages were sent)", unreachable.exit_code) from error

@@ -18,7 +18,12 @@ NOBODY = str(uuid.UUID(int=0))
     [
         (["audit-head"], {"PRIVACY_OFFICER_PASSWORD": ""}, os.EX_CONFIG, "PRIVACY_OFFICER_PASSWORD is not set; copy .env.example to .env"),
         (["audit-head"], {"PRIVACY_OFFICER_PASSWORD": "wrong"}, os.EX_NOPERM, "check PRIVACY_OFFICER_PASSWORD"),
-        (["audit-head"], {"PGPORT": str(free_port())}, os.EX_UNAVAILABLE, "start the server, or check PGHOST, PGPORT"),
+        (
+            ["audit-head"],
+            {"PGPORT": str(free_port())},
+            os.EX_UNAVAILABLE,
+            "start the server (the sandbox's: make up), or check PGHOST, PGPORT",
+        ),
         (["audit-head"], {"PGDATABASE": "nothing"}, os.EX_NOPERM, "PGDATABASE, or run python -m loader migrate"),
         (["approve", "17"], {}, os.EX_DATAERR, "a reveal's id is a UUID"),
         (["approve", NOBODY], {}, os.EX_NOPERM, "reveal refused"),

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from sandbox.errors import SandboxError
 from sandbox.sample_events import sample_events
@@ -46,7 +45,7 @@ def test_a_file_that_is_no_text_is_named_in_one_line_and_sends_nothing(make: Any
     path = tmp_path / "events"
     make(path)
     with pytest.raises(SandboxError) as caught:
-        seed(path, queue.url, Console(quiet=True))
+        seed(path, queue.url)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -62,7 +61,7 @@ def test_each_line_is_sent_verbatim_and_only_a_newline_parts_lines(
     bodies = ["  {} ", "a\r", "b\u2028c\u0085d", "é", '{"a": "\\u0000"}', "last, without a newline"]
     path = tmp_path / "events"
     path.write_bytes("\n".join([*bodies[:2], "", *bodies[2:]]).encode())
-    seeded = seed(path, queue.url, Console(quiet=True))
+    seeded = seed(path, queue.url)
     assert (seeded.sent, seeded.empty, seeded.refused) == (6, 1, ())
     received = queue.client.receive_message(QueueUrl=queue.url, MaxNumberOfMessages=10)["Messages"]
     assert [message["Body"] for message in received] == bodies
@@ -75,7 +74,7 @@ def test_a_line_that_sqs_refuses_is_reported_and_the_others_arrive(
         monkeypatch.setenv(name, value)
     path = tmp_path / "events"
     path.write_text("\n".join(["first", "a control character \x01", "x" * (MAX_BYTES + 1), "last"]))
-    seeded = seed(path, queue.url, Console(quiet=True))
+    seeded = seed(path, queue.url)
     assert (seeded.sent, seeded.refused) == (2, (2, 3))
     assert queue.depth() == 2
 
@@ -93,7 +92,7 @@ def test_the_sample_comes_from_the_queue_as_of_four_weeks(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert seed(None, queue.url, Console(quiet=True)) == Seeded(1000, 0, ())
+    assert seed(None, queue.url) == Seeded(1000, 0, ())
     client = queue.client
     received = [
         message
