@@ -17,15 +17,14 @@ from pydantic import SecretStr
 
 from loader import landing
 from loader.landing import Landing
-from loader.metrics import Tally
 from loader.pipeline import Pipeline
+from loader.report import Report
 from loader.settings import LoaderSettings
 from loader.sqs import Depth, Failures, Message
 from recovery import session
 from sandbox.processes import wait_until
 from tests.judging import forked_dbt
 from tests.support import DATABASE_FILES, Database, create_copy
-from tests.unit.memory import MemoryReport
 from tests.whole.model import ADDRESSES, Sent
 
 TEMPLATE, BACKUP = "whole_template", "whole_backup"
@@ -96,7 +95,7 @@ class MemoryQueue:
         return {}
 
     async def depth(self) -> Depth:
-        return Depth(len(self.messages.keys() - self.in_flight), len(self.messages.keys() & self.in_flight), 0, 60)
+        return Depth(len(self.messages.keys() - self.in_flight), len(self.messages.keys() & self.in_flight), 0)
 
 
 class DoomedLanding(Landing):
@@ -154,7 +153,7 @@ class World:
             opened = DoomedLanding(self.settings) if kill_at == "commit" else Landing(self.settings)
             if isinstance(opened, DoomedLanding):
                 opened.killed = killed
-            loader = Pipeline(self.queue, opened, self.settings, Tally(), MemoryReport())  # type: ignore[arg-type]
+            loader = Pipeline(self.queue, opened, self.settings, Report())  # type: ignore[arg-type]
             running = asyncio.create_task(loader.run(asyncio.Event(), until_empty=True))
             ends = [running, asyncio.create_task(killed.here.wait())]
             await asyncio.wait(ends, timeout=TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
