@@ -29,10 +29,7 @@ declare
         select string_agg(rolname, ', ' order by rolname) from pg_roles
         where
             oid = any(pipeline_roles)
-            and (
-                rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls
-                or (rolcanlogin and rolname = 'pipeline_owner')
-            )
+            and (rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls or (rolcanlogin and rolname = 'pipeline_owner'))
     );
     membership record;
 begin

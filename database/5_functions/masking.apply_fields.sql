@@ -30,8 +30,7 @@ begin
                 execute format('alter table marts.user_logins alter column %I type varchar(%s)', this.column_name, this.length);
             exception when feature_not_supported then
                 raise exception 'marts.user_logins.% is varchar(%), 6_fields.sql allows % characters, and views use it; as transformer, drop the views in analytics, migrate, then dbt run',
-                    this.column_name, this.found_length, this.length
-                    using errcode = 'dependent_objects_still_exist';
+                    this.column_name, this.found_length, this.length using errcode = 'dependent_objects_still_exist';
             end;
         end if;
     end loop;

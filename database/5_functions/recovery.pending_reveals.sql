@@ -1,8 +1,6 @@
 -- What an approver decides on, and what a requester waits for.
 create or replace function recovery.pending_reveals()
-returns table (
-    reveal_id uuid, requester text, purpose text, legal_reference text, tokens text[], approver text, expires_at timestamptz
-)
+returns table (reveal_id uuid, requester text, purpose text, legal_reference text, tokens text[], approver text, expires_at timestamptz)
 language sql stable security definer set search_path = pg_catalog, pg_temp
 begin atomic
     select

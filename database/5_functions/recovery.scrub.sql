@@ -22,9 +22,7 @@ begin
         ));
         execute format('analyze %s', scrub.relation);
         -- after a rewrite, relfrozenxid is the oldest transaction that anyone may look back to
-        clean := (
-            select age(pg_class.relfrozenxid) < age(deleted_xid) from pg_class where pg_class.oid = scrub.relation
-        );
+        clean := (select age(pg_class.relfrozenxid) < age(deleted_xid) from pg_class where pg_class.oid = scrub.relation);
     end if;
 
     if clean then

@@ -26,9 +26,8 @@ as $$
                 or chained.seal != chained.expected_seal
             ),
             case
-                when count(*) filter (
-                    where chained.entry = anchor_entry and encode(chained.seal, 'hex') = lower(anchor_seal)
-                ) = 0 then anchor_entry
+                when count(*) filter (where chained.entry = anchor_entry and encode(chained.seal, 'hex') = lower(anchor_seal)) = 0
+                    then anchor_entry
             end
         ) as first_broken
     from chained;

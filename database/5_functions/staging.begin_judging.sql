@@ -16,8 +16,7 @@ declare
 begin
     perform recovery.require_isolation('repeatable read');
     if domains_without_key is not null then
-        raise exception 'no masking key for domain %; run python -m loader migrate', domains_without_key
-            using errcode = 'no_data_found';
+        raise exception 'no masking key for domain %; run python -m loader migrate', domains_without_key using errcode = 'no_data_found';
     end if;
 
     listed := (select count(*) from staging.unjudged);

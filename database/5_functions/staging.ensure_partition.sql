@@ -8,13 +8,16 @@ declare
     );
     column_name text;
 begin
+    -- looked at again behind the lock that ATTACH takes: others go on inserting, and a second call waits for it
+    for attempt in 1 .. 2 loop
+        if exists (select from pg_inherits where inhparent = parent and inhrelid = to_regclass(partition) and not inhdetachpending) then
+            return;
+        end if;
+        execute format('lock table only %s in share update exclusive mode', parent);
+    end loop;
+    -- DETACH … CONCURRENTLY was interrupted
     if exists (select from pg_inherits where inhparent = parent and inhrelid = to_regclass(partition)) then
-        return;
-    end if;
-    -- the lock that ATTACH takes: others go on inserting, and a second call waits here
-    execute format('lock table only %s in share update exclusive mode', parent);
-    if exists (select from pg_inherits where inhparent = parent and inhrelid = to_regclass(partition)) then
-        return;
+        execute format('alter table %s detach partition %s finalize', parent, partition);
     end if;
 
     if to_regclass(partition) is null then

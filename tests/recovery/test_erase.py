@@ -288,6 +288,29 @@ def test_a_message_in_hex_is_the_persons_when_the_id_is_a_word_of_it(masked_for_
         assert admin.execute("select recovery.mentions_user(%s, 'u-1')", ("\\x" + body.hex(),)).fetchone() == (named,)
 
 
+@pytest.mark.parametrize("letter", ["u", "é", "😀", '"', "\\", "/", "\t", ".", "("], ids=ascii)
+def test_a_message_in_an_envelope_is_the_persons_however_deep_its_escapes_are(masked_for_module: Masked, letter: str) -> None:
+    """SNS (once, twice, around EventBridge), EventBridge, JSON in a string; with JSON's escapes and without."""
+    with masked_for_module.connect() as admin:
+
+        def named(body: str, user_id: str) -> bool:
+            return admin.execute("select recovery.mentions_user(%s, %s)", (body, user_id)).fetchone() == (True,)
+
+        for ascii_only in (True, False):
+            body = json.dumps({"user_id": f"a{letter}b", "locale": "de_DE"}, ensure_ascii=ascii_only)
+            event = json.dumps({"detail": json.loads(body)}, ensure_ascii=ascii_only)
+            bodies = [event, json.dumps(body, ensure_ascii=ascii_only)]
+            for each in (body, event):
+                bodies.append(json.dumps({"Type": "Notification", "Message": each}, ensure_ascii=ascii_only))
+                bodies.append(json.dumps({"Type": "Notification", "Message": bodies[-1]}, ensure_ascii=ascii_only))
+            for enveloped in bodies:
+                assert named(enveloped, f"a{letter}b"), enveloped
+                # control: other persons
+                assert not any(named(enveloped, other) for other in ("axb", "aèb", "a😁b", f"a{letter}bc"))
+                if letter == "u":
+                    assert not any(named(enveloped, part) for part in ("a", "b", f"a{letter}", f"{letter}b"))
+
+
 @pytest.mark.parametrize("parent", ["marts.user_logins", "staging.raw_logins"])
 def test_scrubbing_and_a_reader_who_goes_on_to_write_do_not_wait_for_each_other(masked: Masked, parent: str) -> None:
     relation = masked.value(f"select max(inhrelid::regclass::text) from pg_inherits where inhparent = '{parent}'::regclass")

@@ -1,6 +1,7 @@
 """Retention: days of raw messages go when they are old enough and judged, and nothing else does."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -154,14 +155,19 @@ def test_a_long_read_makes_expiry_give_way_and_the_loader_lands_meanwhile(masked
     assert not exists(masked, oldest)
 
 
-def test_an_interrupted_detach_is_finished(masked: Masked, story: dict[str, Message]) -> None:
-    oldest = story["old shared"].partition
+def detach(masked: Masked, partition: str) -> None:
+    with masked.connect() as admin:
+        admin.execute(f"alter table staging.raw_logins detach partition {partition}".encode())
+
+
+def interrupt_detach(masked: Masked, partition: str) -> None:
+    """Begin to detach *partition* of the raw messages concurrently, and cancel that while it waits for a reader."""
     with masked.connect("transformer", autocommit=False) as dbt, masked.connect() as admin:
         dbt.execute("select count(*) from staging.raw_logins")
 
         def detach() -> None:
             with pytest.raises(errors.QueryCanceled):
-                admin.execute(f"alter table staging.raw_logins detach partition {oldest} concurrently".encode())
+                admin.execute(f"alter table staging.raw_logins detach partition {partition} concurrently".encode())
 
         detaching = threading.Thread(target=detach)
         detaching.start()
@@ -170,6 +176,10 @@ def test_an_interrupted_detach_is_finished(masked: Masked, story: dict[str, Mess
         detaching.join()
     assert masked.value("select count(*) from pg_inherits where inhdetachpending") == 1
 
+
+def test_an_interrupted_detach_is_finished(masked: Masked, story: dict[str, Message]) -> None:
+    oldest = story["old shared"].partition
+    interrupt_detach(masked, oldest)
     assert masked.recovery("expire").splitlines()[-1] == "2 days expired"
     assert not exists(masked, oldest)
 
@@ -222,15 +232,13 @@ def test_what_has_served_its_time_is_forgotten(masked: Masked, story: dict[str, 
     assert masked.value("select count(*) from recovery.erased_messages") == 6
 
 
-def detach(masked: Masked, partition: str) -> None:
-    with masked.connect() as admin:
-        admin.execute(f"alter table staging.raw_logins detach partition {partition}".encode())
-
-
-def test_loading_and_judging_go_on_when_todays_partition_was_detached_by_hand_and_the_count_shows_it(masked: Masked) -> None:
+@pytest.mark.parametrize("by_hand", [detach, interrupt_detach])
+def test_loading_and_judging_go_on_when_todays_partition_was_detached_by_hand_and_the_count_shows_it(
+    masked: Masked, by_hand: Callable[[Masked, str], None]
+) -> None:
     one, two = (login(f"u-{number}", "192.0.2.8", "d") for number in range(2))
     masked.land([one])
-    detach(masked, one.partition)
+    by_hand(masked, one.partition)
     counts = "assert_every_listed_message_has_its_body"
     done = run(["python", "-m", "dbt.cli.main", "test", "--select", counts], masked.environment, cwd=ROOT / "dbt_project")
     assert f"FAIL 1 {counts}" in done.stdout, done.stdout
