@@ -13,7 +13,7 @@ from collections import deque
 
 from botocore.credentials import ReadOnlyCredentials
 
-from loader.signing import Endpoint, signed
+from loader.client import Endpoint, signed
 
 HANDLE = re.compile(rb'"ReceiptHandle":"([^"]*)"')
 LENGTH = re.compile(rb"Content-Length: (\d+)")

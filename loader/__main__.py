@@ -5,12 +5,10 @@ import contextlib
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+import traceback
 from pathlib import Path
-from typing import Any, TypeVar
+from time import monotonic
+from typing import NoReturn
 
 import click
 import psycopg
@@ -20,17 +18,13 @@ from loader import settings as environment
 from loader.errors import LoaderError, first_line, refused, unavailable, unfinished
 from loader.landing import Landing
 from loader.login import password_for, refusal, token_for
-from loader.metrics import Tally, serve
 from loader.migrate import TABLES, MigrationError, migrate
 from loader.pipeline import Pipeline
-from loader.report import Report
+from loader.report import Report, serve, start_log
 from loader.settings import LoaderSettings, MigrateSettings
-from loader.sqs import open_queue
+from loader.sqs import connect
 
 DATABASE = Path(__file__).resolve().parent.parent / "database"
-MIGRATE_CONNECT_SECONDS = 10
-
-Opened = TypeVar("Opened")
 
 
 @click.group()
@@ -61,13 +55,10 @@ def migrate_command() -> None:
     was granted by hand, and sets the passwords again.
     """
     settings = environment.read(MigrateSettings)
+    user = settings.admin_user or settings.pguser
     try:
-        connection = psycopg.connect(
-            user=settings.user,
-            password=password_for(settings.user, settings.password),
-            connect_timeout=MIGRATE_CONNECT_SECONDS,
-            application_name="user-logins migrate",
-        )
+        password = password_for(user, settings.admin_password or settings.pgpassword)
+        connection = psycopg.connect(user=user, password=password, connect_timeout=10, application_name="user-logins migrate")
     except psycopg.OperationalError as error:
         raise refusal(error, "ADMIN_PASSWORD", "ADMIN_USER") from None
     with connection:
@@ -76,7 +67,7 @@ def migrate_command() -> None:
         except MigrationError as error:
             raise LoaderError(str(error), os.EX_SOFTWARE) from None
         except psycopg.errors.InsufficientPrivilege as error:
-            raise refused(f"{settings.user} may not do this ({error.diag.message_primary}); set ADMIN_USER to an administrator") from None
+            raise refused(f"{user} may not do this ({error.diag.message_primary}); set ADMIN_USER to an administrator") from None
         except psycopg.OperationalError as error:
             raise unavailable(f"{first_line(error)}; run it again, it changes all or nothing") from None
     tables = sum(name.startswith(TABLES) for name in applied)
@@ -88,8 +79,7 @@ def drain() -> None:
     """Load until the queue is empty.
 
     Ends when several receives in a row brought nothing and SQS counts no message as visible, delayed or in flight. Messages that
-    another consumer holds are waited for as long as the queue's visibility time-out, at least 1 and at most 15 minutes; if they
-    stay, the exit code is 75.
+    another consumer holds are waited for, 15 minutes at most; if they stay, the exit code is 75.
     """
     _run(until_empty=True)
 
@@ -115,84 +105,62 @@ def rds_token(user: str) -> None:
 
 
 def _run(*, until_empty: bool) -> None:
-    aws_settings = lambda: aws.missing(os.environ.get("SQS_QUEUE_URL", ""), os.environ.get("AWS_REGION"))  # noqa: E731
-    settings = environment.read(LoaderSettings, aws_settings)
-    asyncio.run(load(settings, until_empty=until_empty))
+    settings = environment.read(LoaderSettings, lambda: aws.missing(os.environ.get("SQS_QUEUE_URL", ""), os.environ.get("AWS_REGION")))
+    # Never closed: that would wait for a hung fetch of credentials.
+    asyncio.new_event_loop().run_until_complete(load(settings, until_empty=until_empty))
 
 
 async def load(settings: LoaderSettings, *, until_empty: bool) -> None:
-    """Load from the queue of *settings* until it is empty, or until told to stop by a signal.
-
-    Raises:
-        LoaderError: it could not begin, could not go on, or could not finish.
-    """
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    loop.set_default_executor(DaemonThreads())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    tally, report, landing = Tally(), Report(), Landing(settings)
+    """Load from the queue of *settings* until it is empty, or until told to stop by a signal; or raise a LoaderError."""
+    loop, opening, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+    start_log()
+    report, landing = Report(), Landing(settings)
     async with contextlib.AsyncExitStack() as stack:
-        if not until_empty:
-            stack.push_async_callback(asyncio.to_thread, serve(settings.loader_http_host, settings.loader_http_port, tally))
-        stack.push_async_callback(landing.close)
-        await _unless(stop, landing.open())
-        queue = await _unless(stop, open_queue(settings))
-        tally.received_at = tally.committed_at = time.monotonic()  # both answered; an idle queue's first receive takes 20 s
-        stack.push_async_callback(queue.caller.close)
-        stack.callback(report.summary, tally)
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, opening.cancel)  # type: ignore[union-attr]  # this is one
+            if not until_empty:
+                stack.push_async_callback(asyncio.to_thread, serve(settings.loader_http_host, settings.loader_http_port, report))
+            stack.push_async_callback(landing.close)
+            await landing.open()
+            queue = await asyncio.to_thread(connect, settings)
+            stack.push_async_callback(queue.client.close)
+            await queue.check()
+        except asyncio.CancelledError:
+            raise unfinished("stopped before it began") from None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        report.received_at = report.committed_at = monotonic()  # both answered; an idle queue's first receive takes 20 s
+        stack.callback(report.summary)
         if not landing.is_durable:
             report.trouble("a crash of PostgreSQL's machine may lose what it committed", "fsync or full_page_writes is off")
-        await Pipeline(queue, landing, settings, tally, report).run(stop, until_empty=until_empty)
+        await Pipeline(queue, landing, settings, report).run(stop, until_empty=until_empty)
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Opened]) -> Opened:
-    """Do *work*, but leave at once when told to stop: nothing is held yet."""
-    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not task.done():
-        task.cancel()
-        raise unfinished("stopped before it began")
-    return task.result()
-
-
-class DaemonThreads(ThreadPoolExecutor):
-    """Runs each piece of work in a thread that does not keep the process from ending: a fetch of credentials, a name that is looked up."""
-
-    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
-        """See `concurrent.futures.Executor.submit`."""
-        future: Future[Any] = Future()
-
-        def run() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(work(*arguments, **named))
-                except BaseException as error:  # noqa: BLE001  # the one who waits for it gets it
-                    future.set_exception(error)
-
-        threading.Thread(target=run, daemon=True).start()
-        return future
-
-
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line; every error becomes one line on stderr and an exit code."""
+    exit_code = _run_command_line()
+    sys.stdout.flush()
+    os._exit(exit_code)  # a thread that hangs, such as a fetch of credentials, does not keep us
+
+
+def _run_command_line() -> int:
     try:
         cli(standalone_mode=False, prog_name="python -m loader")
     except LoaderError as error:
         click.echo(error, err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(128 + signal.SIGINT)
+        return 128 + signal.SIGINT
     except Exception as error:  # noqa: BLE001  # a traceback may quote a message; where it happened is enough to find it
-        trace = error.__traceback__
-        while trace and trace.tb_next:
-            trace = trace.tb_next
-        where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "an unknown place"
-        click.echo(f"error in the loader itself: {type(error).__name__} at {where}; please report it", err=True)
-        sys.exit(os.EX_SOFTWARE)
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        found = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
+        click.echo(f"error in the loader itself: {found}; please report it", err=True)
+        return os.EX_SOFTWARE
+    return os.EX_OK
 
 
 if __name__ == "__main__":

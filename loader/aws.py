@@ -5,6 +5,7 @@ import re
 import ssl
 import urllib.parse
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import boto3
@@ -17,22 +18,18 @@ from loader.errors import SqsError, first_line, unavailable, wrong_setting
 
 CREDENTIALS_CHECK_SECONDS = 60.0
 # sqs.REGION.…, sqs-fips.REGION.…, vpce-….sqs.REGION.vpce.…, in every partition and dual-stack domain; the older REGION.queue.…
-REGION_IN_HOST = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]{2,}(?:-[a-z]+)+-\d+)\.|^([a-z]{2,}(?:-[a-z]+)+-\d+)\.queue\.")
+REGION_IN_HOST = re.compile(r"(?:^|\.)(?:sqs(?:-fips)?\.)?([a-z]{2,}(?:-[a-z]+)+-\d+)\.")
 SPECIAL_HOST = re.compile(r"^sqs-fips\.|\.vpce\.|\.api\.")
 
 
 def region_in(queue_url: str) -> str | None:
     """The region that the host of *queue_url* names, if it does."""
     found = REGION_IN_HOST.search(urllib.parse.urlsplit(queue_url).hostname or "")
-    return found and (found[1] or found[2])
+    return found and found[1]
 
 
 def missing(queue_url: str, region: str | None) -> list[str]:
-    """The variables that AWS's settings lack: the region, the credentials.
-
-    Raises:
-        LoaderError: AWS's configuration cannot be read.
-    """
+    """The variables that AWS's settings lack: the region, the credentials."""
     try:
         session = boto3.Session()
         lacks_region = not (region_in(queue_url) or session.region_name or region)
@@ -43,24 +40,17 @@ def missing(queue_url: str, region: str | None) -> list[str]:
 
 
 def sqs_client(queue_url: str, region: str | None, timeout_seconds: float, connections: int) -> Any:
-    """boto3's client for SQS, in the region of *queue_url*, at its endpoint if that is a VPC's, dual-stack or FIPS, unless another is set.
-
-    Raises:
-        LoaderError: AWS's configuration does not give one.
-    """
+    """boto3's client for SQS, in the region of *queue_url*, at its endpoint if a VPC's, dual-stack or FIPS, unless another is set."""
     session = boto3.Session()
-    config = Config(
-        connect_timeout=timeout_seconds,
-        read_timeout=timeout_seconds + 20,  # long polling holds an answer back for 20 s
-        retries={"total_max_attempts": 1},  # the pipeline has its own back-off
-        max_pool_connections=connections,
-    )
-    url = urllib.parse.urlsplit(queue_url)
-    region = region_in(queue_url) or session.region_name or region
+    times: dict[str, Any] = {
+        "connect_timeout": timeout_seconds,
+        "read_timeout": timeout_seconds + 20,
+    }  # long polling holds an answer back for 20 s
+    config = Config(**times, retries={"total_max_attempts": 1}, max_pool_connections=connections)  # the pipeline has its own back-off
+    url, region = urllib.parse.urlsplit(queue_url), region_in(queue_url) or session.region_name or region
     try:
         client = session.client("sqs", region_name=region, config=config)
-        is_default = re.match(r"https://sqs[.-]", client.meta.endpoint_url)
-        if is_default and SPECIAL_HOST.search(url.hostname or ""):
+        if re.match(r"https://sqs[.-]", client.meta.endpoint_url) and SPECIAL_HOST.search(url.hostname or ""):
             client = session.client("sqs", region_name=region, config=config, endpoint_url=f"{url.scheme}://{url.netloc}")
         urllib.parse.urlsplit(client.meta.endpoint_url).port  # noqa: B018  # reading it is the check
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
@@ -95,61 +85,51 @@ class Identity:
         """*find* makes botocore's Credentials."""
         self._find = find
         self._source: Any = None
-        self._credentials: ReadOnlyCredentials | None = None
+        self._fetch: asyncio.Task[ReadOnlyCredentials] | None = None
         self._valid_until = 0.0
-        self._fetch: asyncio.Task[ReadOnlyCredentials | SqsError] | None = None
 
     async def credentials(self) -> ReadOnlyCredentials:
-        """The current credentials; looked at anew once a minute, by one fetch however many calls wait for it.
-
-        Raises:
-            SqsError: they cannot be fetched now.
-        """
+        """The current credentials, or an SqsError; looked at anew once a minute, by one fetch however many calls wait for it."""
         now = asyncio.get_running_loop().time()
-        if self._credentials is None or now >= self._valid_until:
-            if self._fetch is None or self._fetch.done():
-                self._fetch = asyncio.create_task(asyncio.to_thread(self._frozen))
-            found = await asyncio.shield(self._fetch)
-            if isinstance(found, SqsError):
-                raise found
-            if found != self._credentials:  # the same object while they are the same: requests are kept by it
-                self._credentials = found
-            self._valid_until = now + CREDENTIALS_CHECK_SECONDS
-        return self._credentials
+        if self._fetch is None or (self._fetch.done() and now >= self._valid_until):
+            self._fetch, self._valid_until = asyncio.create_task(asyncio.to_thread(self._frozen)), now + CREDENTIALS_CHECK_SECONDS
+        try:
+            return self._fetch.result() if self._fetch.done() else await asyncio.shield(self._fetch)
+        except SqsError:
+            self._valid_until = 0.0
+            raise
 
     def expired(self) -> None:
         """SQS calls them expired: look for new ones, in files too."""
         self._source, self._valid_until = None, 0.0
 
-    def _frozen(self) -> ReadOnlyCredentials | SqsError:
+    def _frozen(self) -> ReadOnlyCredentials:
         try:
             self._source = self._source or self._find()
             found: ReadOnlyCredentials = self._source.get_frozen_credentials()
         except Exception as error:  # noqa: BLE001  # whatever a credential process or a server does; its words may hold a secret
-            return SqsError("NoCredentials", f"AWS credentials cannot be fetched ({error_code(error) or type(error).__name__})")
+            raise SqsError("NoCredentials", f"AWS credentials cannot be fetched ({error_code(error) or type(error).__name__})") from None
         return found
 
 
-class BotoCaller:
-    """Calls SQS through a boto3 client, each call in a thread: with twelve times the CPU, and wherever boto3 itself works."""
+@dataclass
+class BotoClient:
+    """Calls SQS through boto3's *client*, each call in a thread: with several times the CPU, and wherever boto3 itself works."""
 
-    def __init__(self, client: Any) -> None:
-        """Use *client*, boto3's for SQS; its own time-outs apply."""
-        self._client = client
+    client: Any
 
     async def call(self, action: str, parameters: Mapping[str, Any], _wait_seconds: int = 0) -> dict[str, Any]:
-        """Make *action*; see `loader.wire.SignedCaller.call`."""
-        method: Callable[..., dict[str, Any]] = getattr(self._client, botocore.xform_name(action))
+        """Make *action*; see `loader.client.SqsClient.call`."""
+        method: Callable[..., dict[str, Any]] = getattr(self.client, botocore.xform_name(action))
         try:
             return await asyncio.to_thread(method, **parameters)
-        except botocore.exceptions.ClientError as error:
-            raise SqsError(plain_code(str(error_code(error))), error.response["Error"].get("Message", "")) from None
         except Exception as error:  # noqa: BLE001  # botocore's own, and whatever fetching credentials raises
-            raise SqsError("Unreachable", type(error).__name__) from None
+            code = error_code(error)
+            raise SqsError(plain_code(code) if code else "Unreachable", type(error).__name__) from None
 
     async def close(self) -> None:
         """Close boto3's connections; a call under way ends by itself."""
-        self._client.close()
+        self.client.close()
 
 
 def error_code(error: BaseException) -> str | None:

@@ -5,10 +5,9 @@ import os
 
 
 class LoaderError(Exception):
-    """The loader cannot go on; the message is one line for a person, without personal values."""
+    """The loader cannot go on; the message is one line without personal values, *exit_code* is one of `os.EX_*`."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        """Keep *exit_code*, one of `os.EX_*`, for the command line to exit with."""
+    def __init__(self, message: str, exit_code: int) -> None:  # noqa: D107  # said above
         super().__init__(message)
         self.exit_code = exit_code
 
@@ -20,8 +19,7 @@ class TemporaryError(Exception):
 class SqsError(TemporaryError):
     """A call failed: *code* is SQS's own without its namespace, or `Unreachable`, `InvalidAnswer` or `NoCredentials`."""
 
-    def __init__(self, code: str, message: str) -> None:
-        """Keep *code*; *message* is for a person."""
+    def __init__(self, code: str, message: str) -> None:  # noqa: D107  # said above
         super().__init__(f"{code}: {message}")
         self.code = code
 

@@ -1,21 +1,18 @@
 """What the loader remembers of the messages that it holds and of the servers that it calls; nothing here waits for a server."""
 
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 
 
-def backoff_seconds(failures: int, longest: float = 5.0) -> float:
-    """How long to wait after *failures* in a row (1 and up): from 0.1 s it doubles, up to *longest*.
-
-    It is random, so that loaders do not march in step.
-    """
-    return float(random.uniform(0.5, 1) * min(longest, 0.1 * 2 ** min(failures - 1, 10)))  # noqa: S311  # no secret depends on it
+def backoff_seconds(failures: int) -> float:
+    """How long to wait after *failures* in a row: from 0.1 s it doubles, up to 5 s; random, so that loaders keep out of step."""
+    return random.uniform(0.5, 1) * min(5.0, 0.1 * 2.0 ** min(failures - 1, 10)) if failures else 0.0  # noqa: S311  # no secret
 
 
 @dataclass(slots=True)
 class Outage:
-    """For how long a server has failed at every attempt."""
+    """For how long a server has failed at every attempt; an attempt that succeeds sets *failures* to 0."""
 
     failures: int = 0
     since: float = 0.0
@@ -26,112 +23,79 @@ class Outage:
         self.failures += 1
         return now - self.since
 
-    def over(self) -> None:
-        """An attempt succeeded."""
-        self.failures = 0
 
-
-class Leases:
-    """Until when each message is ours, by receipt handle, in the order in which that ends."""
+class Leases(dict[str, tuple[float, float]]):
+    """Each message that we hold, by receipt handle: until when it is ours, and when it was received; in the order of the former."""
 
     def __init__(self, seconds: float, longest: float) -> None:
         """A lease lasts *seconds* from its receive or extension. No message is extended *longest* seconds after its receive."""
+        super().__init__()
         self.seconds, self._longest = seconds, longest
-        self._ends: dict[str, tuple[float, float]] = {}  # the end, and the time of the receive
 
-    def __len__(self) -> int:
-        """How many messages we hold."""
-        return len(self._ends)
-
-    def take(self, handles: Iterable[str], now: float) -> None:
+    def take(self, handles: Collection[str], now: float) -> None:
         """We received these messages at *now*."""
-        self._ends.update(dict.fromkeys(handles, (now + self.seconds, now)))
+        self.update(dict.fromkeys(handles, (now + self.seconds, now)))
 
     def due(self, now: float) -> list[str]:
         """The messages to extend: half their time is over, but not all of it."""
         due: list[str] = []
-        for handle, (end, taken) in self._ends.items():
+        for handle, (end, taken) in self.items():
             if end - now > self.seconds / 2:
                 break
             if now < end and now - taken < self._longest:
                 due.append(handle)
         return due
 
-    def extend(self, handles: Iterable[str], asked_at: float) -> None:
+    def extend(self, handles: Collection[str], asked_at: float) -> None:
         """SQS extended these when asked at *asked_at*; those that we let go of meanwhile stay so."""
         for handle in handles:
-            if held := self._ends.pop(handle, None):
-                self._ends[handle] = (asked_at + self.seconds, held[1])  # at the end: the order is by time
+            if held := self.pop(handle, None):
+                self[handle] = (asked_at + self.seconds, held[1])
 
-    def lapse(self, handles: Iterable[str]) -> None:
-        """SQS says that these are not ours any more."""
-        for handle in handles:
-            if held := self._ends.get(handle):
-                self._ends[handle] = (0.0, held[1])
-
-    def lapsed(self, handles: Iterable[str], now: float) -> list[str]:
+    def lapsed(self, handles: Collection[str], now: float) -> set[str]:
         """Those of *handles* that others may receive by now; a delete would succeed and delete nothing."""
-        return [handle for handle in handles if self._ends.get(handle, (0.0, 0.0))[0] <= now]
+        return {handle for handle in handles if self.get(handle, (0.0, 0.0))[0] <= now}
 
-    def drop(self, handles: Iterable[str]) -> None:
+    def drop(self, handles: Collection[str]) -> None:
         """Let go of these."""
         for handle in handles:
-            self._ends.pop(handle, None)
-
-    def all(self) -> list[str]:
-        """Every message that we hold."""
-        return list(self._ends)
-
-    def seconds_to_next(self, now: float) -> float:
-        """When to look for due messages again: in half a lease at most."""
-        ends = next((end for end, _ in self._ends.values() if end > now), now + self.seconds)
-        return min(max(ends - self.seconds / 2 - now, self.seconds / 40), self.seconds / 2)
+            self.pop(handle, None)
 
 
+@dataclass(slots=True)
 class Budget:
-    """How many messages, and bytes of bodies, may be held; a receive reserves room for a whole answer before it asks."""
+    """How many messages, and bytes of bodies, are held, and may be."""
 
-    def __init__(self, messages: int, max_bytes: int, reply_messages: int) -> None:
-        """*reply_messages* is the most that one answer brings."""
-        self._messages = self._most = messages
-        self._bytes = max_bytes
-        self._reply_messages = reply_messages
-        self._reply_bytes = 10_240  # what an answer may weigh: the heaviest lately
+    max_messages: int
+    max_bytes: int
+    reply_messages: int  # the most that one answer brings
+    messages: int = 0
+    bytes: int = 0
+    reply_bytes: int = 10_240  # what an answer may weigh: the heaviest lately
 
-    def has_room(self) -> bool:
-        """Whether another answer may be held; one always may, however heavy."""
-        return self._messages == self._most or (self._messages >= self._reply_messages and self._bytes >= self._reply_bytes)
+    def has_room(self, under_way: int) -> bool:
+        """Whether one more answer may come beside those *under_way*. One always may, however heavy."""
+        answers, is_empty = under_way + 1, not (under_way or self.messages)
+        fits = (
+            self.messages + answers * self.reply_messages <= self.max_messages and self.bytes + answers * self.reply_bytes <= self.max_bytes
+        )
+        return fits or is_empty
 
-    def reserve(self) -> int:
-        """Set room aside for another answer, and return the bytes of it."""
-        self._messages -= self._reply_messages
-        self._bytes -= self._reply_bytes
-        return self._reply_bytes
-
-    def settle(self, reserved_bytes: int, messages: int, weight: int) -> None:
-        """The answer brought so many messages of that *weight* in bytes: give back the rest of what was reserved."""
-        self._reply_bytes = max(weight, self._reply_bytes * 99 // 100)
-        self.give_back(self._reply_messages - messages, reserved_bytes - weight)
-
-    def give_back(self, messages: int, weight: int) -> None:
-        """So many messages, and bytes, are held no longer."""
-        self._messages += messages
-        self._bytes += weight
+    def take(self, messages: int, weight: int) -> None:
+        """An answer brought so many messages of that *weight* in bytes."""
+        self.messages += messages
+        self.bytes += weight
+        self.reply_bytes = max(weight, self.reply_bytes * 99 // 100)
 
 
 @dataclass(slots=True)
 class DrainEnd:
     """Whether a drained queue is empty: several answers in a row brought nothing, and then SQS counts nothing."""
 
-    patience_seconds: tuple[float, float]  # what others hold is waited for as long as the queue hides it, within these bounds
-    last_message: float = 0.0
-    empty_answers: int = field(default=0)
+    last_message: float
+    empty_answers: int = 0
 
-    def messages(self, now: float) -> None:
-        """An answer brought messages at *now*."""
-        self.last_message, self.empty_answers = now, 0
-
-    def impatient(self, visibility_seconds: float, now: float) -> bool:
-        """Whether what others hold has been waited for long enough."""
-        shortest, longest = self.patience_seconds
-        return now - self.last_message > min(max(visibility_seconds, shortest), longest)
+    def answered(self, messages: int, now: float) -> None:
+        """An answer brought so many messages at *now*."""
+        self.empty_answers = 0 if messages else self.empty_answers + 1
+        self.last_message = now if messages else self.last_message

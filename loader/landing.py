@@ -15,7 +15,6 @@ from loader.login import NoCredentialsNowError, password_for, refusal
 from loader.settings import LoaderSettings
 from loader.sqs import Message
 
-Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 Row = tuple[str, dt.datetime, str, str]
 Result = TypeVar("Result")
 
@@ -52,7 +51,6 @@ SESSION = """
     from of_the_server
 """
 PARTITION_ATTEMPTS = 3
-CANCEL_SECONDS = 1
 # Classes of SQLSTATE that pass: connection, transaction state (25006: the old primary, during a failover), rollback, resources,
 # prerequisite state, intervention of an operator, system, internal. The transaction is done again from its start.
 PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -66,31 +64,26 @@ class Landing:
     def __init__(self, settings: LoaderSettings) -> None:
         """Connect later, as *settings* say."""
         self._settings = settings
-        self._connection: Connection | None = None
+        self._connection: Any = None  # psycopg's
         self._warnings: list[str | None] = []
         self._land = b""
         self.is_durable = True  # the server writes what is committed to its disk, and whole pages
 
     async def open(self) -> None:
-        """Connect, and prove that we may land.
-
-        Raises:
-            LoaderError: no server, no access, or no `staging.raw_logins`.
-        """
+        """Connect, and prove that we may land; a LoaderError says why not."""
         try:
             await self._connect()
         except psycopg.Error as error:
             raise _fatal(error, self._settings) or refusal(error, "LOADER_PASSWORD", "PGUSER") from None
-        except (OSError, TimeoutError) as error:
+        except OSError as error:
             raise unavailable(f"{_reason(error, self._settings)}; start it, or check PGHOST and PGPORT") from None
 
     async def land(self, batch: Sequence[Message]) -> int:
         """Commit *batch*, and return how many of its rows are new; the others had landed before. An empty one only proves that it could.
 
-        Raises:
-            TemporaryError: nothing was committed, or it may not be durable; the same batch may be landed again.
-            LoaderError: trying again cannot help.
+        A TemporaryError says that nothing was committed, or that it may not be durable, so that the same batch is to be landed again.
         """
+        # Sorted by key, so that two loaders with the same messages wait for each other and never in a circle.
         rows = sorted((each.message_id, _sent_at(each), storable(each.body), storable_json(each.attributes)) for each in batch)
         try:
             if self._connection is None or self._connection.closed:
@@ -101,8 +94,8 @@ class Landing:
                 except sqlstate.CheckViolation:
                     # A day without a partition, for nothing came of it before, or retention has dropped it. In a transaction of its own,
                     # so that its locks are short.
-                    await self._within(self._execute(PARTITIONS, [sorted({row[1].date() for row in rows})]))
-        except (psycopg.Error, OSError, TimeoutError, NoCredentialsNowError, TemporaryError) as error:
+                    await self._within(self._connection.execute(PARTITIONS, [sorted({row[1].date() for row in rows})]))
+        except (psycopg.Error, OSError, NoCredentialsNowError, TemporaryError) as error:
             if isinstance(error, psycopg.Error) and (fatal := _fatal(error, self._settings)):
                 raise fatal from None
             await self.close()
@@ -118,29 +111,23 @@ class Landing:
     async def _connect(self) -> None:
         settings, silence = self._settings, int(self._settings.loader_timeout_seconds)
         async with asyncio.timeout(silence):  # AWS credentials may have to be fetched
-            password = await asyncio.to_thread(password_for, settings.pguser, settings.password)
-        self._connection = await psycopg.AsyncConnection.connect(
-            user=settings.pguser,
-            password=password,
-            application_name="user-logins loader",
-            client_encoding="UTF8",
-            connect_timeout=silence,  # for each host
-            # A server that vanished answers nothing, and without these the kernel would wait for it for hours.
-            keepalives_idle=max(1, silence // 2),
-            keepalives_interval=max(1, silence // 6),
-            keepalives_count=3,
-            tcp_user_timeout=silence * 1000,
-            autocommit=True,
-        )
+            password = await asyncio.to_thread(password_for, settings.pguser, settings.pgpassword or settings.loader_password)
+        chosen: dict[str, Any] = {
+            "client_encoding": "UTF8",
+            "application_name": "user-logins loader",
+            "connect_timeout": silence,
+        }  # for each host
+        connect = psycopg.AsyncConnection.connect
+        connection = self._connection = await connect(user=settings.pguser, password=password, autocommit=True, **chosen)
         try:
-            if (encoding := self._connection.info.parameter_status("server_encoding")) != "UTF8":
-                raise wrong_setting(  # noqa: TRY301  # the connection is closed below, as for every failure
-                    f"database {self._connection.info.dbname} is in {encoding}, and messages are UTF-8; create it with encoding 'UTF8'"
-                )
-            self._connection.add_notice_handler(self._notice)
-            ((durability, self.is_durable, *_),) = await self._within(self._execute(SESSION, {"ms": str(silence * 1000)}))
+            if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+                message = f"database {connection.info.dbname} is in {encoding}, and messages are UTF-8; create it with encoding 'UTF8'"
+                raise wrong_setting(message)  # noqa: TRY301  # the connection is closed below, as for every failure
+            connection.add_notice_handler(self._notice)
+            cursor = await self._within(connection.execute(SESSION, {"ms": str(silence * 1000)}))
+            ((durability, self.is_durable, *_),) = await cursor.fetchall()
             self._land = LAND.format(durability=durability).encode()
-            await self._within(self._execute(INCOMING))
+            await self._within(connection.execute(INCOMING))
             await self._within(self._insert([]))  # is refused now if it would be refused later
         except BaseException:
             await self.close()
@@ -150,14 +137,7 @@ class Landing:
         if said.severity_nonlocalized == "WARNING":
             self._warnings.append(said.sqlstate)
 
-    async def _execute(self, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
-        assert self._connection  # noqa: S101  # every caller has connected
-        cursor = await self._connection.execute(statement.encode(), parameters)
-        return await cursor.fetchall() if cursor.description else []
-
     async def _insert(self, rows: Sequence[Row]) -> int:
-        assert self._connection  # noqa: S101  # every caller has connected
-        # The rows come sorted by key, so that two loaders with the same messages wait for each other and never in a circle.
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             if rows:
                 async with cursor.copy(COPY) as copy:
@@ -165,7 +145,7 @@ class Landing:
                     for row in rows:
                         await copy.write_row(row)
             await cursor.execute(self._land)
-            landed = cursor.rowcount
+            landed: int = cursor.rowcount
             if rows and not landed:
                 await cursor.execute(WAIT_FOR_STANDBY)
             self._warnings.clear()
@@ -188,7 +168,7 @@ class Landing:
         finally:
             while not task.done():
                 task.cancel()
-                await asyncio.wait([task], timeout=CANCEL_SECONDS)
+                await asyncio.wait([task], timeout=1)
 
 
 def storable(text: str) -> str:

@@ -10,15 +10,26 @@ import psycopg
 from psycopg import errors as sqlstate
 from psycopg import sql
 
+Connection = psycopg.Connection[Any]
+
 OWNER = "pipeline_owner"
 TABLES = "4_tables"
-# A statement that waits for a lock makes everyone behind it wait, loaders included. So wait briefly, let them pass, try again.
-LOCK_TIMEOUT = "set local lock_timeout = '500ms'"
-PAUSE_SECONDS = 2.0
-PATIENCE_SECONDS = 600.0
+PRIVILEGES = "7_privileges.sql"
+PAUSE_SECONDS, PATIENCE_SECONDS = 2.0, 600.0
 # Another transaction has what we need, or a second migrate makes the same things at the same time.
 PASSING = (sqlstate.LockNotAvailable, sqlstate.DeadlockDetected, sqlstate.UniqueViolation, sqlstate.InternalError_)
 CATALOG = ("pg_catalog", None)  # a unique violation elsewhere is a mistake in a file
+# A statement that waits for a lock makes everyone behind it wait, loaders included. So wait briefly, let them pass, try again.
+BEGIN = """
+    set local client_min_messages = error;
+    set local lock_timeout = '500ms';
+    {quiet};
+    create schema if not exists migrations;
+    create table if not exists migrations.applied (
+        file text primary key, sha256 text not null, applied_at timestamptz not null default now()
+    );
+    lock table migrations.applied in share row exclusive mode
+"""
 # An error of a file may quote a value of the data, and a password's verifier is in its statement. Only a superuser can keep both
 # out of the server's log from here.
 QUIET = """
@@ -26,10 +37,7 @@ QUIET = """
     from (values ('log_min_messages', 'fatal'), ('log_statement', 'none'), ('log_min_duration_statement', '-1')) as quiet (name, value)
     where (select rolsuper from pg_roles where rolname = current_user)
 """
-
-
-PRIVILEGES = "7_privileges.sql"
-# All that this file sets, in one value: who may do what, row security, and the settings of roles and of the database.
+# All that the file of privileges sets, in one value: who may do what, row security, and the settings of roles and of the database.
 WHAT_PRIVILEGES_SET = """
     with acls (owned, acl) as (
         select 'schema ' || oid, nspacl from pg_namespace
@@ -44,77 +52,59 @@ WHAT_PRIVILEGES_SET = """
         union all select pg_db_role_setting::text from pg_db_role_setting
     ) as lines (line)
 """
+APPLIED = """
+    insert into migrations.applied (file, sha256) values (%s, %s)
+    on conflict (file) do update set sha256 = excluded.sha256, applied_at = now()
+"""
 
 
 class MigrationError(Exception):
     """A file could not be applied; the message names the file and what to do."""
 
 
-def migrate(
-    connection: psycopg.Connection[Any], directory: Path, passwords: Mapping[str, str], patience_seconds: float = PATIENCE_SECONDS
-) -> list[str]:
-    """Bring the database up to *directory*, in one transaction, and return the names of the files that ran.
+def migrate(connection: Connection, directory: Path, passwords: Mapping[str, str], patience_seconds: float = PATIENCE_SECONDS) -> list[str]:
+    """Bring the database up to *directory*, in one transaction, and return the names of the files that ran, or raise a MigrationError.
 
-    Files run in the order of their path. A file in `4_tables` runs once and is never changed afterwards: add a
-    new one. Every other file can be run again, and is, so that a grant made by hand does not stay. Files
-    in a folder run as the owner that nobody can log in as. A lock that cannot be had at once is tried again
-    for *patience_seconds*; loaders never queue behind it for longer than half a second.
-
-    *passwords* maps a login role to its password, which leaves this process only as a SCRAM verifier (RFC 5802).
-
-    Raises:
-        MigrationError: the database is not UTF-8, a table file that has run was changed, the server refused a
-            file, or a lock could not be had.
+    Files run in the order of their path. A file in `4_tables` runs once and is never changed afterwards: add a new one. Every other
+    file can be run again, and is, so that a grant made by hand does not stay. Files in a folder run as the owner that nobody can log in
+    as. A lock that cannot be had at once is tried again for *patience_seconds*; loaders never queue behind it for longer than half a
+    second. *passwords* maps a login role to its password, which leaves this process only as a SCRAM verifier (RFC 5802).
     """
-    encoding = connection.info.parameter_status("server_encoding")
-    if encoding != "UTF8":
-        message = (
-            f"the database's encoding is {encoding}, and messages are UTF-8; "
-            "make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
-        )
-        raise MigrationError(message)
+    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        advice = "make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        raise MigrationError(f"the database's encoding is {encoding}, and messages are UTF-8; {advice}")
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            return _migrate(connection, directory, passwords)
+            with connection.transaction():
+                return _migrate(connection, directory, passwords)
         except PASSING as error:
             if time.monotonic() > deadline:
-                reason = error.diag.message_primary
-                message = f"another transaction holds what migrate needs ({reason}); end it or try later; nothing was changed"
-                raise MigrationError(message) from None
+                found = f"another transaction holds what migrate needs ({error.diag.message_primary})"
+                raise MigrationError(f"{found}; end it or try later; nothing was changed") from None
             time.sleep(PAUSE_SECONDS)
 
 
-def _migrate(connection: psycopg.Connection[Any], directory: Path, passwords: Mapping[str, str]) -> list[str]:
-    with connection.transaction():
-        connection.execute("set local client_min_messages = error")
-        connection.execute(LOCK_TIMEOUT)
-        connection.execute(QUIET)
-        connection.execute("create schema if not exists migrations")
-        connection.execute(
-            "create table if not exists migrations.applied ("
-            "file text primary key, sha256 text not null, applied_at timestamptz not null default now())"
-        )
-        connection.execute("lock table migrations.applied in share row exclusive mode")
-        applied = dict(connection.execute("select file, sha256 from migrations.applied").fetchall())
-        ran = [
-            name
-            for name in sorted(str(path.relative_to(directory)) for path in directory.rglob("*.sql"))
-            if _apply(connection, directory / name, name, applied.get(name))
-        ]
-        for role, password in passwords.items():
-            _set_password(connection, role, password)
+def _migrate(connection: Connection, directory: Path, passwords: Mapping[str, str]) -> list[str]:
+    connection.execute(BEGIN.format(quiet=QUIET).encode())
+    applied, ran = dict(connection.execute("select file, sha256 from migrations.applied").fetchall()), []
+    for name in sorted(str(path.relative_to(directory)) for path in directory.rglob("*.sql")):
+        statements = (directory / name).read_bytes()
+        digest = hashlib.sha256(statements).hexdigest()
+        if name in applied and name.startswith(TABLES):
+            if applied[name] != digest:
+                raise MigrationError(f"database/{name} was changed after it ran; put the change into a new file in database/{TABLES}")
+            continue
+        _apply(connection, name, statements)
+        connection.execute(APPLIED, (name, digest))
+        ran.append(name)
+    for role, password in passwords.items():
+        verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+        connection.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(verifier)))
     return ran
 
 
-def _apply(connection: psycopg.Connection[Any], path: Path, name: str, applied_sha256: str | None) -> bool:
-    statements = path.read_bytes()
-    digest = hashlib.sha256(statements).hexdigest()
-    if applied_sha256 is not None and name.startswith(TABLES):
-        if applied_sha256 != digest:
-            message = f"database/{name} was changed after it ran; put the change into a new file in database/{TABLES}"
-            raise MigrationError(message)
-        return False
+def _apply(connection: Connection, name: str, statements: bytes) -> None:
     role = sql.Identifier(OWNER) if "/" in name else sql.SQL("none")
     connection.execute(sql.SQL("set local role {}").format(role))
     try:
@@ -131,17 +121,5 @@ def _apply(connection: psycopg.Connection[Any], path: Path, name: str, applied_s
         reason = f"SQLSTATE {error.sqlstate}" if quotes_values else error.diag.message_primary or error
         if isinstance(error, sqlstate.DependentObjectsStillExist) and error.diag.message_detail:
             reason = f"{reason} ({error.diag.message_detail})"
-        message = f"database/{name} was refused: {reason}; nothing was changed"
-        raise MigrationError(message) from error
+        raise MigrationError(f"database/{name} was refused: {reason}; nothing was changed") from error
     connection.execute("set local role none")
-    connection.execute(
-        "insert into migrations.applied (file, sha256) values (%s, %s) "
-        "on conflict (file) do update set sha256 = excluded.sha256, applied_at = now()",
-        (name, digest),
-    )
-    return True
-
-
-def _set_password(connection: psycopg.Connection[Any], role: str, password: str) -> None:
-    verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
-    connection.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(verifier.decode())))

@@ -10,231 +10,154 @@ comes back to it, and the key of `staging.raw_logins` makes a second landing har
 import asyncio
 import contextlib
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import TypeVar
 
-from loader import sqs
 from loader.errors import SqsError, TemporaryError, unavailable, unfinished
 from loader.held import Budget, DrainEnd, Leases, Outage, backoff_seconds
-from loader.metrics import Tally
+from loader.landing import Landing
 from loader.report import Report
 from loader.settings import LoaderSettings
-from loader.sqs import Depth, Failures, Message
+from loader.sqs import GONE_CODES, RECEIVE_MAX, Message, Queue, fatal
 
-LONGEST_WAIT_SECONDS = 20
-# drain ends after so many empty answers in a row, and then only if the queue's own counts say zero. One empty answer is not an
-# empty queue, though one second of long polling asks all of SQS's servers.
-EMPTY_ANSWERS = 3
-DRAIN_WAIT_SECONDS = 1
-PATIENCE_SECONDS = (60.0, 900.0)
-# How long a server may fail before drain gives up. follow never does.
-OUTAGE_SECONDS = 300
-# How long a message is kept from others while PostgreSQL or the deletes fail; then it is given back, and no more are received.
-KEEP_SECONDS = 180
-# Messages held for each second of visibility time-out, at most: with 2 s, extending 1,000 already takes 100 calls a second.
-HELD_PER_SECOND = 500
+# Pairs are for follow and for drain.
+WAIT_SECONDS = (20, 1)  # for which a receive waits for a message; one second already asks all of SQS's servers
+DEPTH_SECONDS = (60, 5)
+# drain ends after so many empty answers in a row, and then only if the queue's own counts say zero; it waits so long for what others hold
+EMPTY_ANSWERS, PATIENCE_SECONDS = 3, 900
+OUTAGE_SECONDS = 300  # how long a server may fail before drain gives up; follow never does
+KEEP_SECONDS = 180  # how long a message is kept from others while PostgreSQL or the deletes fail; then it is given back
 IDLE_COMMIT_SECONDS = 20  # an idle loader commits nothing, so it asks PostgreSQL whether it could
-DEPTH_SECONDS = (60, 5)  # follow; drain, whose bar shows it
-BEAT_SECONDS = 1
-# When stopping, answers that are under way arrive within this time; only idle long polling takes longer.
-LAST_ANSWERS_SECONDS = 2
-RELEASE_SECONDS = 3  # the end of the grace period that is kept for giving messages back
+# Of the grace period: for answers that are under way (idle long polling takes longer), and, at its end, for giving messages back.
+LAST_ANSWERS_SECONDS, RELEASE_SECONDS = 2, 3
 
-Tasks = Sequence[asyncio.Task[None]]
-
-
-class Queue(Protocol):
-    """See `loader.sqs.Queue`."""
-
-    url: str
-    visibility_seconds: int
-
-    async def receive(self, wait_seconds: int) -> tuple[list[Message], list[str]]: ...  # noqa: D102
-    async def delete(self, handles: Sequence[str]) -> Failures: ...  # noqa: D102
-    async def hide(self, handles: Sequence[str], seconds: int) -> Failures: ...  # noqa: D102
-    async def depth(self) -> Depth: ...  # noqa: D102
-
-
-class Landing(Protocol):
-    """See `loader.landing.Landing`."""
-
-    is_durable: bool
-
-    async def land(self, batch: Sequence[Message]) -> int: ...  # noqa: D102
+Answer = TypeVar("Answer")
 
 
 class Pipeline:
     """One run from a queue into staging."""
 
-    def __init__(self, queue: Queue, landing: Landing, settings: LoaderSettings, tally: Tally, report: Report) -> None:
+    def __init__(self, queue: Queue, landing: Landing, settings: LoaderSettings, report: Report) -> None:
         """Prepare; `run` does the work."""
-        self._queue, self._landing, self._settings, self._tally, self._report = queue, landing, settings, tally, report
+        self._queue, self._landing, self._settings, self._report = queue, landing, settings, report
         self._received: asyncio.Queue[list[Message]] = asyncio.Queue()
         self._committed: asyncio.Queue[list[str]] = asyncio.Queue()
-        self._leases = Leases(queue.visibility_seconds, KEEP_SECONDS)
-        extendable = max(sqs.RECEIVE_MAX, queue.visibility_seconds * HELD_PER_SECOND)
-        self._budget = Budget(min(settings.loader_max_held_messages, extendable), settings.loader_max_held_bytes, sqs.RECEIVE_MAX)
-        self._end = DrainEnd(PATIENCE_SECONDS, self._now())
-        self._outages = {"receive": Outage(), "land": Outage(), "delete": Outage()}
-        self._until_empty = self._stopping = self._has_received = False
-        # All receivers may poll while answers bring messages, otherwise one: the scout.
-        self._busy = False
-        self._polling = 0
-        self._asking: set[asyncio.Task[None] | None] = set()
-        self._turn = asyncio.Event()
+        self._leases = report.leases = Leases(queue.visibility_seconds, KEEP_SECONDS)
+        self._budget = Budget(settings.loader_max_held_messages, settings.loader_max_held_bytes, RECEIVE_MAX)
+        self._end, self._outages = DrainEnd(monotonic()), defaultdict[str, Outage](Outage)
+        self._until_empty = self._stopping = self._has_received = self._has_work = False
+        self._polling, self._turn = 0, asyncio.Event()  # receives under way; something changed that receivers wait for
 
     async def run(self, stop: asyncio.Event, *, until_empty: bool) -> None:
-        """Load until *stop* is set or, with *until_empty*, until nothing is left on the queue.
+        """Load until *stop* is set or, with *until_empty*, until nothing is left on the queue; or raise a LoaderError.
 
         At the end, however it came, it receives no more, lands and deletes what it holds, and gives the rest back to the queue, all
         within the grace period.
-
-        Raises:
-            LoaderError: something failed that trying again cannot help, or a drain could not finish.
         """
         self._until_empty = until_empty
-        count, emptied = range(self._settings.loader_receivers), asyncio.Event()
-        receivers = [asyncio.create_task(self._receive(emptied)) for _ in count]
-        lander = asyncio.create_task(self._land())
-        deleters = [asyncio.create_task(self._delete()) for _ in count]
-        others = [asyncio.create_task(work) for work in (self._keep_leases(), self._watch_depth(), self._beat())]
-        ends = [asyncio.create_task(event.wait()) for event in (stop, emptied)]
-        everything: list[asyncio.Task[Any]] = [*receivers, lander, *deleters, *others, *ends]
+        start, count = asyncio.create_task, range(self._settings.loader_receivers)
+        receivers, deleters, lander = [start(self._receive()) for _ in count], [start(self._delete()) for _ in count], start(self._land())
+        tasks = [lander, *deleters, *receivers, start(self._keep_leases()), start(self._watch_depth()), start(stop.wait())]
         try:
-            await asyncio.wait([lander, *deleters, *others, *ends, *receivers], return_when=asyncio.FIRST_COMPLETED)
-            failed = [failure for task in everything if task.done() and (failure := task.exception())]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            failed = [failure for task in tasks if task.done() and (failure := task.exception())]
+            is_empty, self._stopping = self._stopping, True
             await self._finish(receivers, lander, deleters)
-            failed += [failure for task in everything if task.done() and not task.cancelled() and (failure := task.exception())]
+            failed += [failure for task in tasks if task.done() and not task.cancelled() and (failure := task.exception())]
             if failed:
                 raise failed[0]  # the first is the cause
-            if until_empty and not emptied.is_set():
+            if until_empty and not is_empty:
                 raise unfinished("stopped before the queue was empty; run python -m loader drain again")
         finally:
-            for task in everything:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*everything, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    # ── receive ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _receive(self, emptied: asyncio.Event) -> None:
-        failures = 0
+    async def _receive(self) -> None:
         while not self._stopping:
-            while not self._may_poll():
+            if not self._may_poll():
                 self._turn.clear()
                 await self._turn.wait()
+                continue
             self._polling += 1
             try:
-                failures = 0 if await self._poll() else failures + 1
-                if failures:
-                    await asyncio.sleep(backoff_seconds(failures))
+                await self._poll()
                 # The last one to ask decides: another's answer may still bring messages.
                 is_last = self._until_empty and self._polling == 1 and not self._leases
                 if is_last and self._end.empty_answers >= EMPTY_ANSWERS and await self._is_empty():
-                    emptied.set()
                     self._stopping = True
             finally:
                 self._polling -= 1
                 self._turn.set()
 
     def _may_poll(self) -> bool:
-        """Not without room, nor while messages cannot be landed or deleted; and without work only one at a time."""
-        blocked = not self._budget.has_room() or self._outages["land"].failures or (self._outages["delete"].failures and self._leases)
-        return not blocked and (self._busy or not self._polling)
+        """Not without room, nor while messages cannot be landed or deleted; and without work only one at a time: the scout."""
+        is_blocked = self._outages["land"].failures or (self._outages["delete"].failures and self._leases)
+        return not is_blocked and self._budget.has_room(self._polling) and (self._has_work or not self._polling)
 
-    async def _poll(self) -> bool:
-        """Take in one answer; False where SQS gave none."""
-        reserved_bytes = self._budget.reserve()
-        messages: list[Message] = []
-        self._asking.add(me := asyncio.current_task())
-        try:
-            messages, damaged = await self._queue.receive(DRAIN_WAIT_SECONDS if self._until_empty else LONGEST_WAIT_SECONDS)
-        except SqsError as error:
-            self._busy = False
-            self._sqs_failed("receive", error)
-            return False
-        finally:
-            self._asking.discard(me)
-            self._budget.settle(reserved_bytes, len(messages), weight(messages))
-        self._has_received = True
-        self._outages["receive"].over()
-        now = self._tally.received_at = self._now()
-        self._busy = bool(messages or damaged)
+    async def _poll(self) -> None:
+        answer = await self._ask("receive", self._queue.receive(WAIT_SECONDS[self._until_empty]))
+        if answer is None:
+            self._has_work = False
+            await asyncio.sleep(backoff_seconds(self._outages["receive"].failures))
+            return
+        (messages, damaged), now = answer, monotonic()
+        self._has_received, self._has_work, self._report.received_at = True, bool(messages or damaged), now
+        self._end.answered(len(messages) + len(damaged), now)
+        self._budget.take(len(messages), weight(messages))
+        self._leases.take([message.receipt_handle for message in messages], now)
         for what in damaged:
-            self._tally.messages_damaged += 1
+            self._report.add(messages_damaged=1)
             self._report.trouble("message damaged and left on the queue", what)
-        if not self._busy:
-            self._end.empty_answers += 1
         if messages:
             self._turn.set()
-            self._end.messages(now)
-            self._leases.take([message.receipt_handle for message in messages], now)
-            self._tally.messages_received += len(messages)
-            self._tally.messages_redelivered += sum(message.receives > 1 for message in messages)
-            self._tally.messages_in_flight = len(self._leases)
+            self._report.add(messages_received=len(messages), messages_redelivered=sum(message.receives > 1 for message in messages))
             self._received.put_nowait(messages)
-        return True
 
     async def _is_empty(self) -> bool:
-        """Whether SQS counts nothing.
-
-        Raises:
-            LoaderError: messages stay that nobody hands us, such as those that another consumer holds.
-        """
-        try:
-            depth = self._tally.depth = await self._queue.depth()
-        except SqsError as error:
-            self._sqs_failed("count", error)
+        """Whether SQS counts nothing; raises a LoaderError where messages stay that nobody hands us, such as those of another consumer."""
+        if (depth := await self._ask("count", self._queue.depth())) is None:
             return False
+        self._report.depth(depth)
         self._end.empty_answers = 0
-        left = depth.visible + depth.in_flight + depth.delayed
-        if left and self._end.impatient(depth.visibility_seconds, self._now()):
-            raise unfinished(
-                f"{left} messages are left that the queue does not hand out ({depth.in_flight} in flight with another consumer, "
-                f"{depth.delayed} delayed); run python -m loader drain again later"
-            )
-        return not left
-
-    # ── land ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+        if any(depth) and monotonic() - self._end.last_message > PATIENCE_SECONDS:
+            of_others = f"{depth.in_flight} in flight with another consumer, {depth.delayed} delayed"
+            left = f"{sum(depth)} messages are left that the queue does not hand out ({of_others})"
+            raise unfinished(f"{left}; run python -m loader drain again later")
+        return not any(depth)
 
     async def _land(self) -> None:
-        size, rest = self._settings.loader_batch_messages, list[Message]()
+        size, waiting = self._settings.loader_batch_messages, list[Message]()
         while True:
-            batch = await self._next_batch(rest, size)
-            batch, rest = batch[:size], batch[size:]
+            await self._fill(waiting, size)
+            batch, waiting = waiting[:size], waiting[size:]
             if not batch and self._stopping:
                 return
-            if not batch and self._now() - self._tally.committed_at < IDLE_COMMIT_SECONDS:
-                continue
-            oldest_ms, started = min((message.sent_ms for message in batch), default=None), self._now()
+            oldest_ms, started = min((message.sent_ms for message in batch), default=0), monotonic()
             landed = await self._commit(batch)
-            if not batch:
-                continue
             handles = [message.receipt_handle for message in batch]
-            self._budget.give_back(0, weight(batch))
-            self._turn.set()
+            self._budget.bytes -= weight(batch)
             del batch  # from here on the handles are enough
-            for chunk in in_tens(handles):
-                self._committed.put_nowait(chunk)
-            self._tally.batch(landed, len(handles) - landed, self._now() - started, oldest_ms)
-            self._report.batch(self._tally, landed, len(handles) - landed, self._now() - started)
+            self._turn.set()
+            for portion in in_tens(handles):
+                self._committed.put_nowait(portion)
+            if handles:
+                self._report.batch(landed, len(handles) - landed, monotonic() - started, oldest_ms)
 
-    async def _next_batch(self, batch: list[Message], size: int) -> list[Message]:
-        """*batch* and what arrived, by number or age, whichever comes first; none when idle for long or when there will be no more."""
-        deadline = self._now() + (self._settings.loader_batch_seconds if batch else IDLE_COMMIT_SECONDS)
+    async def _fill(self, batch: list[Message], size: int) -> None:
+        """Add to *batch* until it is large or old enough, whichever comes first; nothing when idle for long or at the end."""
+        seconds = self._settings.loader_batch_seconds
         with contextlib.suppress(TimeoutError):
-            while len(batch) < size and not (self._stopping and self._received.empty()):
-                if self._received.empty():
-                    async with asyncio.timeout_at(deadline):
-                        arrived = await self._received.get()
-                else:
-                    arrived = self._received.get_nowait()
-                if arrived and not batch:
-                    deadline = self._now() + self._settings.loader_batch_seconds
-                batch += arrived
-                if batch and not self._budget.has_room() and self._received.empty():
-                    break  # receivers wait for it to land
-        return batch
+            async with asyncio.timeout(seconds if batch else IDLE_COMMIT_SECONDS) as limit:
+                while len(batch) < size and not (
+                    self._received.empty() and (self._stopping or (batch and not self._budget.has_room(self._polling)))
+                ):
+                    arrived = await self._received.get()
+                    if arrived and not batch:
+                        limit.reschedule(asyncio.get_running_loop().time() + seconds)
+                    batch += arrived
 
     async def _commit(self, batch: list[Message]) -> int:
         """Land *batch*, however often it takes, and return how many of its messages are new; an empty one only asks whether it could.
@@ -246,162 +169,119 @@ class Pipeline:
             try:
                 landed = await self._landing.land(batch)
             except TemporaryError as error:
-                away = outage.failed(self._now())
-                self._tally.database_errors += 1
+                away = outage.failed(monotonic())
+                self._report.add(database_errors=1)
                 if self._until_empty and away > OUTAGE_SECONDS:
                     raise unavailable(f"{error}, for {OUTAGE_SECONDS} s now; run python -m loader drain again later") from None
                 self._report.trouble("PostgreSQL failed, trying again", str(error))
                 if not self._until_empty and away > KEEP_SECONDS:
                     while not self._received.empty():
                         batch += self._received.get_nowait()
-                    self._budget.give_back(0, weight(batch))
+                    self._budget.bytes -= weight(batch)
                     await self._in_tens([message.receipt_handle for message in batch], self._release)
                     batch.clear()
                 await asyncio.sleep(backoff_seconds(outage.failures))
             else:
-                outage.over()
-                self._turn.set()
-                self._tally.committed_at = self._now()
-                self._tally.durability_unsafe = int(not self._landing.is_durable)
+                outage.failures, self._report.committed_at = 0, monotonic()
+                self._report.unsafe.set(not self._landing.is_durable)
                 return landed
-
-    # ── delete ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _delete(self) -> None:
         while True:
             handles, failures = await self._committed.get(), 0
             # What cannot be deleted while it is ours comes again, lands as a duplicate, and is deleted then.
             while handles := self._still_ours(handles):
-                if failures:
-                    await asyncio.sleep(backoff_seconds(failures))
-                handles, failures = await self._delete_once(handles), failures + 1
+                await asyncio.sleep(backoff_seconds(failures))
+                failed = await self._ask("delete", self._queue.delete(handles))
+                failed = {"": list(handles)} if failed is None else failed
+                gone = [handle for code in failed.keys() & GONE_CODES for handle in failed.pop(code)]
+                again = [handle for refused in failed.values() for handle in refused]
+                deleted = len(handles) - len(again) - len(gone)
+                self._report.add(messages_deleted=deleted, message_delete_failures=len(again), message_handles_expired=len(gone))
+                self._let_go([handle for handle in handles if handle not in again] if again else handles)
+                handles, failures = again, failures + 1
             self._committed.task_done()
 
-    async def _delete_once(self, handles: list[str]) -> list[str]:
-        """Delete up to ten messages that have landed, and return those to try again."""
-        try:
-            failed = await self._queue.delete(handles)
-        except SqsError as error:
-            self._tally.message_delete_failures += len(handles)
-            self._sqs_failed("delete", error)
-            return handles
-        if self._outages["delete"].failures:
-            self._outages["delete"].over()
-            self._turn.set()
-        again = [handle for code, refused in failed.items() if code not in sqs.GONE_CODES for handle in refused]
-        gone = [handle for code, refused in failed.items() if code in sqs.GONE_CODES for handle in refused]
-        left = {*again, *gone}
-        self._tally.message_delete_failures += len(again)
-        self._tally.message_handles_expired += len(gone)
-        self._tally.messages_deleted += len(handles) - len(left)
-        self._let_go([handle for handle in handles if handle not in again] if again else handles)
-        return again
-
     def _still_ours(self, handles: list[str]) -> list[str]:
-        lapsed = self._leases.lapsed(handles, self._now())
-        if not lapsed:
+        if not (lapsed := self._leases.lapsed(handles, monotonic())):
             return handles
-        self._tally.message_handles_expired += len(lapsed)
+        self._report.add(message_handles_expired=len(lapsed))
         self._let_go(lapsed)
         return [handle for handle in handles if handle not in lapsed]
 
-    def _let_go(self, handles: Sequence[str]) -> None:
+    def _let_go(self, handles: Sequence[str] | set[str]) -> None:
         self._leases.drop(handles)
-        self._tally.messages_in_flight = len(self._leases)
-        self._budget.give_back(len(handles), 0)
+        self._budget.messages -= len(handles)
         self._turn.set()
 
-    # ── keep leases ──────────────────────────────────────────────────────────────────────────────────────────────────
-
     async def _keep_leases(self) -> None:
-        """Keep what is held from others while a commit or a delete is slow: extend at half time."""
-        failures = 0
+        """Keep what is held from others while a commit or a delete is slow: extend at half time, and often enough for twenty failures."""
         while True:
-            extended = await self._in_tens(self._leases.due(self._now()), self._extend)
-            failures = 0 if all(extended) else failures + 1
-            again = backoff_seconds(failures, self._leases.seconds / 40) if failures else self._leases.seconds_to_next(self._now())
-            await asyncio.sleep(again)
+            await self._in_tens(self._leases.due(monotonic()), self._extend)
+            await asyncio.sleep(self._leases.seconds / 60)
 
-    async def _extend(self, handles: list[str]) -> bool:
-        asked_at = self._now()
-        try:
-            failed = await self._queue.hide(handles, self._queue.visibility_seconds)
-        except SqsError as error:
-            self._sqs_failed("extend", error)
-            return False
-        left = {handle for refused in failed.values() for handle in refused}
-        self._leases.extend([handle for handle in handles if handle not in left], asked_at)
-        for code in sqs.GONE_CODES & failed.keys():
-            self._leases.lapse(failed[code])
-        return failed.keys() <= sqs.GONE_CODES
+    async def _extend(self, handles: list[str]) -> None:
+        asked_at = monotonic()
+        if (failed := await self._ask("extend", self._queue.hide(handles, self._queue.visibility_seconds))) is not None:
+            refused = {handle for each in failed.values() for handle in each}
+            self._leases.extend([handle for handle in handles if handle not in refused], asked_at)
+            for code in failed.keys() & GONE_CODES:
+                self._leases.drop(failed[code])
 
-    async def _release(self, handles: list[str]) -> bool:
-        try:
-            failed = await self._queue.hide(handles, 0)
-        except SqsError:
-            failed = {"": handles}  # they come back by themselves when their visibility time-out ends
-        self._tally.messages_released += len(handles) - sum(map(len, failed.values()))
-        self._let_go(handles)
-        return True
+    async def _release(self, handles: list[str]) -> None:
+        if (failed := await self._ask("give back", self._queue.hide(handles, 0))) is not None:
+            self._report.add(messages_released=len(handles) - sum(map(len, failed.values())))
+        self._let_go(handles)  # what SQS did not take back comes back when its visibility time-out ends
 
-    async def _in_tens(self, handles: Sequence[str], action: Callable[[list[str]], Awaitable[bool]]) -> list[bool]:
+    async def _in_tens(self, handles: Sequence[str], action: Callable[[list[str]], Awaitable[None]]) -> None:
         """Run *action* on *handles*, ten at a time, with as many calls under way as there are receivers."""
-        chunks, done, step = list(in_tens(handles)), list[bool](), self._settings.loader_receivers
-        for start in range(0, len(chunks), step):
-            done += await asyncio.gather(*map(action, chunks[start : start + step]))
-        return done
-
-    # ── watch and stop ───────────────────────────────────────────────────────────────────────────────────────────────
+        portions, step = in_tens(handles), self._settings.loader_receivers
+        for start in range(0, len(portions), step):
+            await asyncio.gather(*map(action, portions[start : start + step]))
 
     async def _watch_depth(self) -> None:
         while True:
-            try:
-                self._tally.depth = await self._queue.depth()
-            except SqsError as error:
-                self._sqs_failed("count", error)
+            if depth := await self._ask("count", self._queue.depth()):
+                self._report.depth(depth)
             await asyncio.sleep(DEPTH_SECONDS[self._until_empty])
 
-    async def _beat(self) -> None:
-        while True:
-            self._tally.beat_at = self._now()
-            await asyncio.sleep(BEAT_SECONDS)
-
-    def _sqs_failed(self, what: str, error: SqsError) -> None:
-        """Count *error* and tell it; raise instead if trying again cannot help.
+    async def _ask(self, what: str, call: Awaitable[Answer]) -> Answer | None:
+        """The answer of SQS to *call*, or None where it failed and trying again may help; raises a LoaderError where it cannot.
 
         Once messages have come, a refusal may pass, as when credentials are renewed. Not so for deletes: who may receive and not delete
         would have all messages received over and over, until they are dead letters.
         """
-        self._tally.sqs_errors += 1
-        if (not self._has_received or what == "delete") and (fatal := sqs.fatal(error, self._queue.url)):
-            raise fatal
-        if what in self._outages and self._outages[what].failed(self._now()) > OUTAGE_SECONDS and self._until_empty:
-            raise unavailable(
-                f"queue {self._queue.url}: {what} failed for {OUTAGE_SECONDS} s ({error}); run python -m loader drain again later"
-            )
-        self._report.trouble(f"{what} failed, trying again", str(error))
+        outage = self._outages[what]
+        try:
+            answer = await call
+        except SqsError as error:
+            self._report.add(sqs_errors=1)
+            if (not self._has_received or what == "delete") and (stop := fatal(error, self._queue.url)):
+                raise stop from None
+            if outage.failed(monotonic()) > OUTAGE_SECONDS and self._until_empty:
+                found = f"queue {self._queue.url}: {what} failed for {OUTAGE_SECONDS} s ({error})"
+                raise unavailable(f"{found}; run python -m loader drain again later") from None
+            self._report.trouble(f"{what} failed, trying again", str(error))
+            return None
+        outage.failures = 0
+        return answer
 
-    async def _finish(self, receivers: Tasks, lander: asyncio.Task[None], deleters: Tasks) -> None:
-        deadline = self._now() + self._settings.loader_grace_seconds - RELEASE_SECONDS
-        self._stopping = True
-        for receiver in set(receivers) - self._asking:
-            receiver.cancel()
+    async def _finish(self, receivers: list[asyncio.Task[None]], lander: asyncio.Task[None], deleters: list[asyncio.Task[None]]) -> None:
+        deadline = monotonic() + self._settings.loader_grace_seconds - RELEASE_SECONDS
+        self._turn.set()
         await asyncio.wait(receivers, timeout=LAST_ANSWERS_SECONDS)
         for receiver in receivers:
             receiver.cancel()
         self._received.put_nowait([])
-        await asyncio.wait([lander], timeout=max(0, deadline - self._now()))
+        await asyncio.wait([lander], timeout=max(0, deadline - monotonic()))
         deletes = asyncio.create_task(self._committed.join())
         # A deleter only ends by an error that trying again cannot help; then the others' deletes would not end either.
-        await asyncio.wait([deletes, *deleters], timeout=max(0, deadline - self._now()), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([deletes, *deleters], timeout=max(0, deadline - monotonic()), return_when=asyncio.FIRST_COMPLETED)
         for task in (deletes, lander):
             task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self._in_tens(self._leases.all(), self._release)
-
-    def _now(self) -> float:
-        return time.monotonic()
+                await self._in_tens(list(self._leases), self._release)
 
 
 def weight(messages: Sequence[Message]) -> int:
@@ -409,6 +289,6 @@ def weight(messages: Sequence[Message]) -> int:
     return sum(sys.getsizeof(message.body) + sys.getsizeof(message.attributes) for message in messages)
 
 
-def in_tens(handles: Sequence[str]) -> Iterator[list[str]]:
+def in_tens(handles: Sequence[str]) -> list[list[str]]:
     """*handles* in the portions that one call to SQS takes."""
-    return (list(handles[start : start + sqs.RECEIVE_MAX]) for start in range(0, len(handles), sqs.RECEIVE_MAX))
+    return [list(handles[start : start + RECEIVE_MAX]) for start in range(0, len(handles), RECEIVE_MAX)]

@@ -1,76 +1,161 @@
-"""What a person or a machine sees of a run: a line that is kept up to date on a terminal, JSON lines elsewhere."""
+"""What the loader tells: a line on a terminal, JSON lines elsewhere, and over HTTP /live, /ready and Prometheus' /metrics."""
 
+import asyncio
 import datetime as dt
+import functools
 import json
 import logging
+import socket
 import sys
+import threading
 import time
+from collections.abc import Callable, Sized
 from typing import Any
+from wsgiref.simple_server import WSGIServer, make_server
 
-from loader.metrics import Tally
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer, _SilentHandler
+
+from loader.errors import wrong_setting
+from loader.sqs import Depth
+
+LIVE_SECONDS, READY_SECONDS = 4, 60  # a kubelet waits for 5
+BATCH_BUCKETS = (1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000)
+COMMIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+COUNTERS = {
+    "messages_received": "Messages received from the queue.",
+    "messages_redelivered": "Messages received that SQS had delivered before.",
+    "messages_damaged": "Messages left on the queue, for their body did not match its digest, or they had no id or time.",
+    "messages_landed": "Messages committed to staging for the first time.",
+    "messages_duplicate": "Messages that had landed before.",
+    "messages_deleted": "Messages deleted from the queue.",
+    "messages_released": "Messages given back to the queue, when stopping or while PostgreSQL was away.",
+    "message_delete_failures": "Attempts to delete a message that failed.",
+    "message_handles_expired": "Messages not deleted because their receipt handle had expired.",
+    "sqs_errors": "Calls to SQS that failed.",
+    "database_errors": "Attempts to land a batch that failed.",
+}
 
 log = logging.getLogger("loader")
+
+
+def start_log() -> None:
+    """Log to stdout, and only what this loader says: botocore and psycopg may quote requests, and asyncio whole exceptions."""
+    logging.basicConfig(level=logging.CRITICAL, handlers=[logging.NullHandler()])
+    log.handlers, log.propagate = [logging.StreamHandler(sys.stdout)], False
+    log.handlers[0].setFormatter(logging.Formatter("\r\x1b[K%(message)s") if sys.stdout.isatty() else _Json())
+    log.setLevel(logging.INFO)
 
 
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat()
-        fields: dict[str, Any] = getattr(record, "fields", {})
-        return json.dumps({"event": record.getMessage(), "level": record.levelname.lower(), "timestamp": at, **fields})
+        return json.dumps({"event": record.getMessage(), "level": record.levelname.lower(), "timestamp": at, **record.__dict__["fields"]})
 
 
 class Report:
-    """Tells of batches, troubles and the end of a run, without personal values."""
+    """Counts, and tells of batches, troubles and the end of a run, without personal values; *leases* are the messages that are held."""
 
     def __init__(self) -> None:
-        """To stdout."""
-        self._is_terminal = sys.stdout.isatty()
-        self._started = time.monotonic()
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("\r\x1b[K%(message)s") if self._is_terminal else _Json())
-        # botocore and psycopg may quote requests in what they log, and asyncio whole exceptions.
-        logging.basicConfig(level=logging.CRITICAL, handlers=[logging.NullHandler()])
-        log.handlers, log.propagate = [handler], False
-        log.setLevel(logging.INFO)
+        """Count from zero."""
+        registry = self.registry = CollectorRegistry()
+        self._counters = {name: Counter(f"loader_{name}", text, registry=registry) for name, text in COUNTERS.items()}
+        gauge, histogram = functools.partial(Gauge, registry=registry), functools.partial(Histogram, registry=registry)
+        self.unsafe = gauge("loader_durability_unsafe", "1 where PostgreSQL runs with fsync or full_page_writes off.")
+        self._depths = gauge("loader_queue_messages", "About how many messages the queue has.", ["state"])
+        gauge("loader_messages_in_flight", "Messages received and not deleted yet.").set_function(lambda: len(self.leases))
+        age = gauge("loader_oldest_message_age_seconds", "Age of the oldest message of the last batch; 0 when idle.")
+        age.set_function(lambda: max(0.0, time.time() - self._oldest_ms / 1000) if self.leases else 0.0)
+        self._batches = histogram("loader_batch_messages", "Messages in a batch.", buckets=BATCH_BUCKETS)
+        self._commits = histogram("loader_commit_seconds", "Time from a batch's first attempt to its commit.", buckets=COMMIT_BUCKETS)
+        self.leases: Sized = ()
+        self._depth: Depth | None = None
+        self._oldest_ms, self._started, self._is_terminal = 0, time.monotonic(), sys.stdout.isatty()
+        self.received_at = self.committed_at = float("-inf")  # by time.monotonic()
 
-    def batch(self, tally: Tally, landed: int, duplicates: int, seconds: float) -> None:
-        """A batch was committed, in so many *seconds* from its first attempt."""
+    def add(self, **counts: int) -> None:
+        """Add to the counters of these names."""
+        for name, count in counts.items():
+            self._counters[name].inc(count)
+
+    def count(self, name: str) -> int:
+        """What the counter *name* has reached."""
+        return int(self.registry.get_sample_value(f"loader_{name}_total") or 0)
+
+    def depth(self, depth: Depth) -> None:
+        """SQS counted its messages."""
+        self._depth = depth
+        for state, messages in depth._asdict().items():
+            self._depths.labels(state).set(messages)
+
+    def batch(self, landed: int, duplicates: int, seconds: float, oldest_ms: int) -> None:
+        """A batch was committed, in so many *seconds* from its first attempt; its oldest message was sent at *oldest_ms*."""
+        self.add(messages_landed=landed, messages_duplicate=duplicates)
+        self._batches.observe(landed + duplicates)
+        self._commits.observe(seconds)
+        self._oldest_ms = oldest_ms
         if self._is_terminal:
-            done = tally.messages_landed + tally.messages_duplicate
-            left = f"{tally.depth.visible + tally.depth.delayed:,}" if tally.depth else "?"
+            done, left = self.count("messages_landed"), f"{self._depth.visible + self._depth.delayed:,}" if self._depth else "?"
             rate = done / max(0.001, time.monotonic() - self._started)
-            sys.stdout.write(f"\r\x1b[K{done:,} landed, {rate:,.0f}/s, {left} left on the queue")
-            sys.stdout.flush()
+            print(f"\r\x1b[K{done:,} landed, {rate:,.0f}/s, {left} left on the queue", end="", flush=True)  # noqa: T201  # the terminal's line
         else:
-            self._log(
-                "batch landed", landed=landed, duplicates=duplicates, commit_seconds=round(seconds, 4), in_flight=tally.messages_in_flight
-            )
+            self._tell("batch landed", landed=landed, duplicates=duplicates, commit_seconds=round(seconds, 4), in_flight=len(self.leases))
 
     def trouble(self, event: str, reason: str) -> None:
         """Something failed; *reason* is one line."""
         log.warning(f"{event}: {reason}" if self._is_terminal else event, extra={"fields": {"reason": reason}})
 
-    def summary(self, tally: Tally) -> None:
+    def summary(self) -> None:
         """The run is over."""
-        seconds, landed, duplicates, deleted = (
-            time.monotonic() - self._started,
-            tally.messages_landed,
-            tally.messages_duplicate,
-            tally.messages_deleted,
-        )
-        rest = {
-            "given back to the queue": tally.messages_released,
-            "not deleted in time, so they come again": tally.message_handles_expired,
-            "failed deletes": tally.message_delete_failures,
-            "damaged": tally.messages_damaged,
-        }
-        if self._is_terminal:
-            line = f"{landed:,} landed, {duplicates:,} had landed before, {deleted:,} deleted from the queue in {seconds:.1f} s"
-            log.info("; ".join([line, *(f"{count:,} {what}" for what, count in rest.items() if count)]))
-        else:
-            counts = {"received": tally.messages_received, "landed": landed, "duplicates": duplicates, "deleted": deleted}
-            others = dict(zip(("released", "expired", "delete_failures", "damaged"), rest.values(), strict=True))
-            self._log("finished", seconds=round(seconds, 3), **counts, **others)
+        seconds, counts = time.monotonic() - self._started, {name.removeprefix("messages_"): self.count(name) for name in COUNTERS}
+        line = "{landed:,} landed, {duplicate:,} had landed before, {deleted:,} deleted from the queue in {seconds:.1f} s"
+        others = ("released", "damaged", "message_delete_failures", "message_handles_expired")
+        said = [line.format(seconds=seconds, **counts), *(f"{counts[name]:,} {name.replace('_', ' ')}" for name in others if counts[name])]
+        self._tell("; ".join(said) if self._is_terminal else "finished", seconds=round(seconds, 3), **counts)
 
-    def _log(self, event: str, **fields: Any) -> None:
+    def is_ready(self) -> bool:
+        """Whether both a receive and a commit succeeded within the last minute, for whatever reason one did not."""
+        return time.monotonic() - min(self.received_at, self.committed_at) < READY_SECONDS
+
+    def _tell(self, event: str, **fields: float) -> None:
         log.info(event, extra={"fields": fields})
+
+
+class _Handler(_SilentHandler):
+    timeout = 10  # seconds that a client may take for its request
+
+
+def serve(host: str, port: int, report: Report) -> Callable[[], None]:
+    """Answer HTTP on *host*:*port*, each client in a thread; return what ends it, or raise a LoaderError if the port is taken."""
+    loop = asyncio.get_running_loop()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=report.registry)
+
+    def is_live() -> bool:
+        """Whether the event loop turns."""
+        loop.call_soon_threadsafe((turned := threading.Event()).set)
+        return turned.wait(LIVE_SECONDS)
+
+    exposition, checks = make_wsgi_app(report.registry), {"/live": is_live, "/ready": report.is_ready}
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return exposition(environ, start_response)
+        status = ("200 OK" if checks[path]() else "503 Service Unavailable") if path in checks else "404 Not Found"
+        start_response(status, [("Content-Type", "text/plain")])
+        return [f"{status}\n".encode()]
+
+    try:
+        family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        server_class: Any = type("Server", (ThreadingWSGIServer,), {"address_family": family})
+        server: WSGIServer = make_server(host, port, application, server_class, _Handler)
+    except OSError as error:
+        raise wrong_setting(f"LOADER_HTTP_PORT: cannot listen on {host}:{port} ({error.strerror}); choose another") from None
+
+    def answer() -> None:
+        with server:
+            server.serve_forever()
+
+    threading.Thread(target=answer, name="http", daemon=True).start()
+    return server.shutdown

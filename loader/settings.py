@@ -25,8 +25,6 @@ def _ports(text: str) -> str:
 
 
 Ports = Annotated[str, AfterValidator(_ports)]
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
 
 
 class LoaderSettings(BaseSettings):
@@ -37,13 +35,13 @@ class LoaderSettings(BaseSettings):
     pghost: str
     pgport: Ports | None = None
     pguser: str = "loader"
-    pgpassword: SecretStr | None = None
+    pgpassword: SecretStr | None = None  # wins over loader_password, as it does for every other client of libpq
     loader_password: SecretStr | None = None
 
     loader_receivers: Annotated[int, Field(ge=1, le=1_000)] = 20
     loader_visibility_seconds: Annotated[int, Field(ge=1, le=43_200)] = 60  # SQS allows 12 hours
-    loader_batch_messages: Positive = 2_000
-    loader_batch_seconds: Seconds = 0.25
+    loader_batch_messages: Annotated[int, Field(ge=1)] = 2_000
+    loader_batch_seconds: Annotated[float, Field(gt=0)] = 0.25
     loader_max_held_messages: Annotated[int, Field(ge=10, le=120_000)] = 10_000  # a receive brings ten; SQS allows 120,000
     loader_max_held_bytes: Annotated[int, Field(ge=1024**2)] = 16 * 1024**2
     loader_timeout_seconds: Annotated[float, Field(ge=1)] = 30.0
@@ -51,12 +49,6 @@ class LoaderSettings(BaseSettings):
     loader_http_host: str = "127.0.0.1"
     loader_http_port: Annotated[int, Field(ge=0, le=HIGHEST_PORT)] = 9464
     loader_sqs_client: Literal["own", "boto3"] = "own"
-
-    @property
-    def password(self) -> str | None:
-        """The password to connect with: libpq's variable wins, as it does for every other client."""
-        secret = self.pgpassword or self.loader_password
-        return secret.get_secret_value() if secret else None
 
 
 class MigrateSettings(BaseSettings):
@@ -69,29 +61,10 @@ class MigrateSettings(BaseSettings):
     admin_user: str | None = None
     admin_password: SecretStr | None = None
 
-    loader_password: SecretStr | None = None
-    transformer_password: SecretStr | None = None
-    analyst_password: SecretStr | None = None
-    pii_requester_password: SecretStr | None = None
-    pii_approver_password: SecretStr | None = None
-    privacy_officer_password: SecretStr | None = None
-
-    @property
-    def user(self) -> str:
-        """The administrator to connect as."""
-        return self.admin_user or self.pguser
-
-    @property
-    def password(self) -> str | None:
-        """The administrator's password, or None to let libpq find one."""
-        secret = self.admin_password or self.pgpassword
-        return secret.get_secret_value() if secret else None
-
     @property
     def role_passwords(self) -> dict[str, str]:
         """The password of each login role for which one is set."""
-        secrets: dict[str, SecretStr | None] = {role: getattr(self, f"{role}_password") for role in LOGIN_ROLES}
-        return {role: secret.get_secret_value() for role, secret in secrets.items() if secret}
+        return {role: password for role in LOGIN_ROLES if (password := os.environ.get(f"{role.upper()}_PASSWORD"))}
 
 
 class TokenSettings(BaseSettings):
@@ -107,33 +80,28 @@ class TokenSettings(BaseSettings):
 def read(kind: type[Kind], also_missing: Callable[[], list[str]] = list) -> Kind:
     """Read *kind* from the environment and, below it, from `.env` in the working directory.
 
-    *also_missing* names variables that are missing although they are no fields of *kind*.
-
-    Raises:
-        LoaderError: variables are missing or wrong; the message names all of them, and shows no secret. Or `.env` cannot be read.
+    A LoaderError names all that are missing or wrong, and shows no secret; *also_missing* finds some that are no fields of *kind*.
     """
     try:
         load_dotenv(".env")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise refused(f".env cannot be read: {reason}; give this user the right to, or remove it") from None
-    # An empty variable is what compose files and shells make of an unset one.
     for name in [name for name in kind.model_fields if os.environ.get(name.upper()) == ""]:
-        del os.environ[name.upper()]
+        del os.environ[name.upper()]  # what compose files and shells make of an unset one
     wrong, missing, settings = list[str](), list[str](), None
     try:
         settings = kind()
     except ValidationError as error:
-        for problem in error.errors():
-            variable, said = str(problem["loc"][0]).upper(), problem["msg"][0].lower() + problem["msg"][1:]
-            if problem["type"] == "missing":
-                missing.append(variable)
-            else:
-                found = "" if "PASSWORD" in variable else f" is {problem['input']!r}"
-                wrong.append(f"{variable}{found}: {said}; see .env.example")
+        problems = [(str(each["loc"][0]).upper(), each) for each in error.errors()]
+        missing = [variable for variable, each in problems if each["type"] == "missing"]
+        wrong = [
+            f"{variable} is {each['input']!r}: {each['msg'].lower()}; see .env.example"
+            for variable, each in problems
+            if variable not in missing
+        ]
     if missing := missing + also_missing():
-        is_or_are = "is" if len(missing) == 1 else "are"
-        wrong.append(f"{', '.join(missing)} {is_or_are} not set; copy .env.example to .env or run make up")
+        wrong.append(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set; copy .env.example to .env or run make up")
     if wrong or settings is None:
         raise wrong_setting("; ".join(wrong))
     return settings

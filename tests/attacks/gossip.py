@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from loader import __main__ as command_line
 from loader.landing import Landing
-from loader.metrics import Tally
+from loader.report import Report
 from loader.sqs import Message
 
 bodies: set[str] = set()
@@ -21,9 +21,12 @@ class GossipingLanding(Landing):
         return await super().land(batch)
 
 
-class GossipingTally(Tally):
+class GossipingReport(Report):
+    def __init__(self) -> None:
+        super().__init__()
+        self.registry.register(self)
+
     def collect(self) -> Iterable[Metric]:
-        yield from super().collect()
         by_body = GaugeMetricFamily("loader_messages_by_body", "Messages by what they say.", labels=["body"])
         for body in bodies:
             by_body.add_metric([body], 1)
@@ -33,6 +36,6 @@ class GossipingTally(Tally):
 if __name__ == "__main__":
     with (
         mock.patch.object(command_line, "Landing", GossipingLanding),
-        mock.patch.object(command_line, "Tally", GossipingTally),
+        mock.patch.object(command_line, "Report", GossipingReport),
     ):
         command_line.main()

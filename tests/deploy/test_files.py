@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 
 import benchmarks.__main__  # noqa: F401  it registers all measures
 from benchmarks.harness import MEASURES
-from loader.metrics import Tally
+from loader.report import Report
 from loader.settings import LoaderSettings
 from loader.sqs import Depth
 from sandbox import postgres
@@ -142,8 +142,9 @@ def test_every_alarm_has_its_section_in_the_runbook_and_every_section_its_alarm(
 
 
 def test_every_metric_of_an_alert_is_exported() -> None:
-    tally = Tally(depth=Depth(visible=0, in_flight=0, delayed=0, visibility_seconds=30))
-    exported = {sample.name for family in tally.collect() for sample in family.samples}
+    report = Report()
+    report.depth(Depth(visible=0, in_flight=0, delayed=0))
+    exported = {sample.name for family in report.registry.collect() for sample in family.samples}
     named = {name for rule in RULES for name in re.findall(r"[a-z]+_[a-z_]{3,}", re.sub(r"\{.*?\}|histogram_quantile", "", rule["expr"]))}
     assert {name for name in named if name.startswith("loader_")}
     assert named <= exported | OF_THE_CLUSTER
@@ -168,8 +169,9 @@ def test_the_alarm_of_the_rejected_share_waits_for_a_test_that_dbt_has() -> None
 def test_every_metric_that_the_docs_name_is_one_of_the_loaders() -> None:
     named = {name for path in (ROOT / "docs").glob("*.md") for name in re.findall(r"`(loader_[a-z_]+)", path.read_text())}
     assert named
-    tally = Tally(depth=Depth(visible=0, in_flight=0, delayed=0, visibility_seconds=30))
-    defined = {family.name for family in tally.collect()}
+    report = Report()
+    report.depth(Depth(visible=0, in_flight=0, delayed=0))
+    defined = {family.name for family in report.registry.collect()}
     assert not {name for name in named if name.removesuffix("_total") not in defined and name != "loader_"}
 
 

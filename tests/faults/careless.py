@@ -22,13 +22,13 @@ class CarelessLanding(Landing):
         return await super().land(batch)
 
 
-async def open_queue(settings: LoaderSettings) -> Queue:
-    opened.append(await sqs.open_queue(settings))
+def connect(settings: LoaderSettings) -> Queue:
+    opened.append(sqs.connect(settings))
     return opened[0]
 
 
 def main() -> None:
-    with mock.patch.object(command_line, "Landing", CarelessLanding), mock.patch.object(command_line, "open_queue", open_queue):
+    with mock.patch.object(command_line, "Landing", CarelessLanding), mock.patch.object(command_line, "connect", connect):
         command_line.main()
 
 

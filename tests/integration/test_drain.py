@@ -1,6 +1,5 @@
 """`drain` from the emulator's queue into a real database."""
 
-import asyncio
 import json
 import os
 import socket
@@ -8,12 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-import pytest
-
 from benchmarks.stub import Stub
-from loader import pipeline, settings
-from loader.__main__ import load
-from loader.errors import LoaderError
 from sandbox import emulator
 from sandbox.emulator import Emulator
 from sandbox.processes import wait_until
@@ -49,7 +43,7 @@ def test_every_message_lands_verbatim_with_its_id_and_time(database: Database, q
     rows = database.rows("select message_id, body, sent_at between now() - interval '1 minute' and now() from staging.raw_logins")
     assert sorted(rows) == sorted((message_id, body, True) for message_id, body in zip(ids, bodies, strict=True))
     assert queue.depth() == 0
-    assert (summary["received"], summary["landed"], summary["duplicates"], summary["deleted"]) == (len(bodies), len(bodies), 0, len(bodies))
+    assert (summary["received"], summary["landed"], summary["duplicate"], summary["deleted"]) == (len(bodies), len(bodies), 0, len(bodies))
 
 
 def test_a_message_delivered_twice_lands_once(database: Database, environment: Environment, stub: Stub) -> None:
@@ -58,12 +52,8 @@ def test_a_message_delivered_twice_lands_once(database: Database, environment: E
     summary = drain(environment | stub.environment)
     assert stub.stats()["duplicated in a batch"] > 0
     assert database.value("select count(*) from staging.raw_logins") == 500
-    assert summary["duplicates"] == summary["received"] - 500 > 0
+    assert summary["duplicate"] == summary["received"] - 500 > 0
     assert stub.stats()["left"] == 0
-
-
-def test_an_empty_queue_is_no_error(environment: Environment) -> None:
-    assert drain(environment)["received"] == 0
 
 
 def test_a_second_drain_finds_nothing_to_do(database: Database, queue: Queue, environment: Environment) -> None:
@@ -71,17 +61,6 @@ def test_a_second_drain_finds_nothing_to_do(database: Database, queue: Queue, en
     assert drain(environment)["landed"] == 1
     assert drain(environment)["landed"] == 0
     assert database.value("select count(*) from staging.raw_logins") == 1
-
-
-def test_a_partition_appears_for_each_date_that_arrives(database: Database, environment: Environment, stub: Stub) -> None:
-    days_ms = [1_700_000_000_000, 1_700_086_400_000, 1_790_000_000_000]
-    for day_ms in days_ms:
-        stub.preload(5, day_ms)
-    drain(environment | stub.environment)
-    assert database.value("select count(distinct tableoid) from staging.raw_logins") == len(days_ms)
-    assert {row[0] for row in database.rows("select distinct (extract(epoch from sent_at) * 1000)::bigint from staging.raw_logins")} == set(
-        days_ms
-    )
 
 
 def test_a_partition_that_was_dropped_is_made_again(database: Database, queue: Queue, environment: Environment) -> None:
@@ -120,20 +99,6 @@ def test_messages_that_another_consumer_gives_back_are_waited_for(sqs: Emulator,
     assert queue.client.receive_message(QueueUrl=url)["Messages"]
     assert drain(environment, SQS_QUEUE_URL=url)["landed"] == 1
     assert database.rows("select body from staging.raw_logins") == [("held for two seconds",)]
-
-
-@pytest.mark.parametrize("wanted", [{"LOADER_RECEIVERS": "1"}, {"LOADER_BATCH_MESSAGES": "1"}, {"LOADER_MAX_HELD_MESSAGES": "10"}], ids=str)
-def test_the_smallest_settings_work(database: Database, environment: Environment, stub: Stub, wanted: Environment) -> None:
-    stub.preload(100)
-    drain(environment | stub.environment | wanted)
-    assert database.value("select count(*) from staging.raw_logins") == 100
-
-
-def test_no_more_is_held_than_was_set(environment: Environment, stub: Stub, database: Database) -> None:
-    stub.preload(3_000)
-    drain(environment | stub.environment, LOADER_MAX_HELD_MESSAGES="200")
-    assert 100 < stub.stats()["most in flight"] <= 200
-    assert database.value("select count(*) from staging.raw_logins") == 3_000
 
 
 def test_no_more_bytes_are_held_than_was_set(environment: Environment, stub: Stub, database: Database) -> None:
@@ -185,22 +150,6 @@ def test_a_body_that_was_damaged_on_its_way_is_not_landed(database: Database, en
     assert stub.stats()["corrupted"] > 0
     assert database.value("select count(*) from staging.raw_logins") == 500
     assert database.value("select count(*) from staging.raw_logins where body like '%andr0id%'") == 0
-
-
-def test_messages_that_another_consumer_keeps_are_reported_in_the_end(
-    database: Database, queue: Queue, environment: Environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(pipeline, "PATIENCE_SECONDS", (1.0, 900.0))
-    queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"VisibilityTimeout": "1"})
-    queue.send("kept by another")
-    queue.client.receive_message(QueueUrl=queue.url, VisibilityTimeout=600)
-    queue.send("free")
-    with pytest.raises(LoaderError, match=r"1 messages are left .*1 in flight with another consumer") as caught:
-        asyncio.run(load(settings.read(settings.LoaderSettings), until_empty=True))
-    assert caught.value.exit_code == os.EX_TEMPFAIL
-    assert database.rows("select body from staging.raw_logins") == [("free",)]
 
 
 def test_through_a_proxy_boto3_makes_the_calls(environment: Environment, stub: Stub, database: Database) -> None:

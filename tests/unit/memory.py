@@ -1,14 +1,13 @@
 """A queue and a database in memory, for the loader's parts without a server."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from loader.errors import SqsError
-from loader.metrics import Tally
 from loader.pipeline import Pipeline
+from loader.report import Report
 from loader.settings import LoaderSettings
 from loader.sqs import Depth, Failures, Message
 
@@ -32,6 +31,9 @@ class MemoryQueue:
     twice: bool = False
     wait_seconds: float = 0.02
     others: int = 0  # messages that another consumer holds
+    undeletable: bool = False
+    max_receives: int = 1_000  # a message that was received so often goes to `dead`
+    dead: dict[str, str] = field(default_factory=dict)
 
     def _count(self, call: str) -> None:
         self.calls[call] = self.calls.get(call, 0) + 1
@@ -40,6 +42,9 @@ class MemoryQueue:
 
     def _visible(self) -> list[str]:
         now = asyncio.get_running_loop().time()
+        for message_id in [each for each, receives in self.receives.items() if receives >= self.max_receives and each in self.bodies]:
+            if self.hidden_until[message_id] <= now:
+                self.dead[message_id] = self.bodies.pop(message_id)
         return [message_id for message_id in self.bodies if self.hidden_until.get(message_id, 0.0) <= now]
 
     async def receive(self, wait_seconds: int) -> tuple[list[Message], list[str]]:
@@ -65,6 +70,8 @@ class MemoryQueue:
     async def delete(self, handles: Sequence[str]) -> Failures:
         await asyncio.sleep(0)
         self._count("delete")
+        if self.undeletable:
+            return {"InternalError": list(handles)}
         for handle in handles:
             message_id, _, receive = handle.partition("/")
             if self.receives[message_id] == int(receive) and self.bodies.pop(message_id, None) is not None:
@@ -81,7 +88,7 @@ class MemoryQueue:
     async def depth(self) -> Depth:
         self._count("depth")
         visible = len(self._visible())
-        return Depth(visible, len(self.bodies) - visible + self.others, 0, 1)
+        return Depth(visible, len(self.bodies) - visible + self.others, 0)
 
 
 @dataclass
@@ -109,14 +116,12 @@ class MemoryLanding:
         return len(self.rows) - before
 
 
-@dataclass
-class MemoryReport:
+class MemoryReport(Report):
     """Keeps what was reported."""
 
-    troubles: list[str] = field(default_factory=list)
-
-    def batch(self, tally: Tally, landed: int, duplicates: int, seconds: float) -> None:
-        json.dumps([tally.messages_landed, landed, duplicates, seconds])
+    def __init__(self) -> None:
+        super().__init__()
+        self.troubles: list[str] = []
 
     def trouble(self, event: str, reason: str) -> None:
         self.troubles.append(f"{event}: {reason}")
@@ -127,10 +132,10 @@ class Run:
 
     def __init__(self, messages: int = 0, **settings: Any) -> None:
         self.queue = MemoryQueue({f"m{number}": f"body {number}" for number in range(messages)})
-        self.landing, self.report, self.tally = MemoryLanding(), MemoryReport(), Tally()
+        self.landing, self.report = MemoryLanding(), MemoryReport()
         self.stop = asyncio.Event()
         chosen = {"loader_receivers": 4, "loader_batch_seconds": 0.01} | settings
         self.settings = LoaderSettings(sqs_queue_url="http://unused", pghost="unused", **chosen)
 
     async def __call__(self, *, until_empty: bool = True) -> None:
-        await Pipeline(self.queue, self.landing, self.settings, self.tally, self.report).run(self.stop, until_empty=until_empty)  # type: ignore[arg-type]
+        await Pipeline(self.queue, self.landing, self.settings, self.report).run(self.stop, until_empty=until_empty)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.signing import Endpoint, signed
+from loader.client import Endpoint, signed
 
 NOW = dt.datetime(2026, 2, 3, 4, 5, 6, tzinfo=dt.UTC)
 ENDPOINTS = {

@@ -1,0 +1,200 @@
+"""An SQS client: signed AWS JSON 1.0 over persistent HTTP/1.1 connections, for a fraction of the CPU that boto3 takes.
+
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-making-api-requests-json.html
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html
+"""
+
+import asyncio
+import contextlib
+import datetime as dt
+import functools
+import gzip
+import hashlib
+import hmac
+import json
+import ssl
+import urllib.parse
+import zlib
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+import httptools
+from botocore.credentials import ReadOnlyCredentials
+from botocore.utils import normalize_url_path
+
+from loader.aws import Identity, plain_code
+from loader.errors import SqsError, first_line
+
+SKEW_CODES = frozenset({"RequestTimeTooSkewed", "InvalidSignatureException", "SignatureDoesNotMatch", "RequestExpired"})
+EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
+SKEW_MINIMUM, OK = dt.timedelta(minutes=1), 200
+
+
+_Reply = tuple[int, bytes, dict[bytes, bytes]]  # the status, the body, the headers in lower case
+
+
+class Endpoint(NamedTuple):
+    """Where requests go; *host* is the Host header: in lower case, with brackets around IPv6, without a default port."""
+
+    hostname: str
+    port: int
+    host: str
+    path: str
+    signed_path: str
+    region: str
+
+    @classmethod
+    def parse(cls, url: str, region: str) -> "Endpoint":
+        """From http(s)://host[:port][/path]."""
+        parts, default = urllib.parse.urlsplit(url), 443 if url.lower().startswith("https:") else 80
+        hostname, port, path = parts.hostname or "", parts.port or default, parts.path or "/"
+        host = (f"[{hostname}]" if ":" in hostname else hostname) + (f":{port}" if port != default else "")
+        return cls(hostname, port, host, path, urllib.parse.quote(normalize_url_path(path), safe="/~"), region)
+
+
+@functools.lru_cache(maxsize=64)
+def signed(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, body: bytes, now: dt.datetime) -> bytes:
+    """The whole HTTP request for *action* of SQS, signed as of *now* (UTC) by AWS Signature Version 4."""
+    stamp = now.strftime("%Y%m%dT%H%M%SZ")
+    scope = f"{stamp[:8]}/{endpoint.region}/sqs/aws4_request"
+    token, token_name = (f"x-amz-security-token:{credentials.token}\n", "x-amz-security-token;") if credentials.token else ("", "")
+    names = f"content-type;host;x-amz-date;{token_name}x-amz-target"
+    headers = f"content-type:application/x-amz-json-1.0\nhost:{endpoint.host}\nx-amz-date:{stamp}\n{token}x-amz-target:AmazonSQS.{action}\n"
+    canonical = f"POST\n{endpoint.signed_path}\n\n{headers}\n{names}\n{hashlib.sha256(body).hexdigest()}"
+    to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    signature = hmac.digest(_signing_key(credentials.secret_key, scope), to_sign.encode(), "sha256").hex()
+    head = (
+        f"POST {endpoint.path} HTTP/1.1\n{headers}accept-encoding:identity\ncontent-length:{len(body)}\n"
+        f"authorization:AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature={signature}\n\n"
+    )
+    return head.replace("\n", "\r\n").encode() + body
+
+
+@functools.lru_cache(maxsize=2)
+def _signing_key(secret: str, scope: str) -> bytes:
+    return functools.reduce(lambda key, part: hmac.digest(key, part.encode(), "sha256"), scope.split("/"), f"AWS4{secret}".encode())
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, which carries one exchange at a time; asyncio calls the first methods, httptools the `on_` ones."""
+
+    _reply: asyncio.Future[_Reply] | None = None
+
+    def exchange(self, request: bytes) -> asyncio.Future[_Reply]:
+        """Send *request* and return what will be its reply, or a ConnectionError."""
+        reply = self._reply = asyncio.get_running_loop().create_future()
+        if self.transport.is_closing():
+            self.connection_lost(None)
+        self.transport.write(request)
+        return reply
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport, self._parser = transport, httptools.HttpResponseParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.connection_lost(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport.abort()
+        if self._reply and not self._reply.done():
+            self._reply.set_exception(ConnectionError(str(exc or "the server closed the connection")))
+
+    def on_message_begin(self) -> None:
+        self._body, self._headers = list[bytes](), dict[bytes, bytes]()
+        if not self._reply:
+            self.transport.abort()  # nobody asked: a second answer, or the 408 of a server that closes an idle connection
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        status, reply = self._parser.get_status_code(), self._reply
+        if reply and not reply.done() and status >= OK:  # 1xx comes before the answer
+            self._reply = None
+            reply.set_result((status, b"".join(self._body), self._headers))
+            if not self._parser.should_keep_alive():
+                self.transport.abort()
+
+
+class SqsClient:
+    """Calls SQS over connections of its own; `loader.aws.BotoClient` does the same through boto3."""
+
+    def __init__(self, endpoint: Endpoint, identity: Identity, tls: ssl.SSLContext | None, timeout_seconds: float) -> None:
+        """*timeout_seconds* bounds credentials, connecting and, beyond long polling, each answer."""
+        self._endpoint, self._identity, self._tls, self._timeout_seconds = endpoint, identity, tls, timeout_seconds
+        self._idle, self._skew = list[_Connection](), dt.timedelta()
+
+    async def call(self, action: str, parameters: dict[str, Any], wait_seconds: int = 0) -> dict[str, Any]:
+        """Make *action*, spelled as in the API reference, or raise an SqsError; SQS may hold its answer back for *wait_seconds*."""
+        body, limit = json.dumps(parameters, separators=(",", ":")).encode(), wait_seconds + self._timeout_seconds
+        try:
+            async with asyncio.timeout(limit):
+                reply = await self._send(action, body)
+                try:
+                    return _answer(reply)
+                except SqsError as error:
+                    if not self._corrected(error.code, reply[2].get(b"date", b"").decode("latin-1")):
+                        raise
+                return _answer(await self._send(action, body))
+        except OSError as error:
+            reason = f"no answer in {limit:g} s" if isinstance(error, TimeoutError) else first_line(error)
+            raise SqsError("Unreachable", f"{self._endpoint.host}: {reason}") from None
+
+    async def close(self) -> None:
+        """Close the idle connections; a call under way closes its own."""
+        while self._idle:
+            self._idle.pop().transport.abort()
+        await asyncio.sleep(0)  # asyncio closes the sockets in its next turn
+
+    async def _send(self, action: str, body: bytes) -> _Reply:
+        credentials, now = await self._identity.credentials(), dt.datetime.now(dt.UTC) + self._skew
+        # A signature is good for five minutes, and more than once: that of a receive is made once a minute.
+        request = signed(self._endpoint, credentials, action, body, now.replace(second=0, microsecond=0))
+        while True:
+            connection = self._idle.pop() if (is_reused := bool(self._idle)) else await self._connect()
+            try:
+                reply = await connection.exchange(request)
+            except BaseException as error:
+                connection.transport.abort()  # an answer that comes later would be taken for that of the next request
+                if is_reused and isinstance(error, ConnectionError):
+                    continue  # servers close idle connections. Every call may be repeated: messages of a lost answer come again
+                raise
+            if not connection.transport.is_closing():
+                self._idle.append(connection)
+            return reply
+
+    async def _connect(self) -> _Connection:
+        to, loop = self._endpoint, asyncio.get_running_loop()
+        return (await loop.create_connection(_Connection, to.hostname, to.port, ssl=self._tls, happy_eyeballs_delay=0.25))[1]
+
+    def _corrected(self, code: str, date: str) -> bool:
+        """Whether *code* refuses our clock or our old credentials, and asking again, corrected, may help."""
+        if code in EXPIRED_CODES:
+            self._identity.expired()
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            skew = parsedate_to_datetime(date).astimezone(dt.UTC) - dt.datetime.now(dt.UTC)
+            if code in SKEW_CODES and abs(skew - self._skew) >= SKEW_MINIMUM:
+                self._skew = skew
+                return True
+        return code in EXPIRED_CODES or code == "HTTP 408"  # the server closed a connection that was idle for too long
+
+
+def _answer(reply: _Reply) -> dict[str, Any]:
+    """What *reply* says, or the SqsError that it is; a load balancer's HTML counts as `HTTP 503`."""
+    status, body, headers = reply
+    try:
+        said = json.loads(gzip.decompress(body) if headers.get(b"content-encoding") == b"gzip" else body or b"{}")
+    except (ValueError, OSError, EOFError, zlib.error, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise SqsError("InvalidAnswer" if status == OK else f"HTTP {status}", "the answer is no JSON object")
+    if status != OK:
+        code = said.get("__type")
+        raise SqsError(plain_code(code) if isinstance(code, str) else f"HTTP {status}", str(said.get("message")))
+    return said
