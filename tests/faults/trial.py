@@ -177,6 +177,7 @@ class Trial:
         loader = self.start()
         self.wait_for("the queue is empty", lambda: not self.stub.stats()["left"])
         loader.kill()
+        self.lapse()  # also waits until no receive of it can take a message any more
 
     def restart_postgres(self, shutdown: signal.Signals = signal.SIGQUIT) -> None:
         """Stop the server (SIGQUIT: `immediate`, as a crash) and start it again."""

@@ -1,17 +1,20 @@
 """What stops the loader is one line that says what to do, an exit code, and no harm."""
 
+import contextlib
 import os
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.stub import Stub
-from sandbox import emulator
 from sandbox.processes import free_port
 from tests.support import ROOT, Database, Queue, run
 
 Environment = dict[str, str]
+KEYS = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+NOWHERE = {"AWS_CONFIG_FILE": "/nonexistent", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent"}
 
 
 def refuse(environment: Environment, command: str = "drain") -> tuple[int, str]:
@@ -23,186 +26,93 @@ def refuse(environment: Environment, command: str = "drain") -> tuple[int, str]:
     return done.returncode, lines[0]
 
 
-@pytest.fixture
-def no_servers(tmp_path: Path) -> Environment:
-    """Every variable that is needed, for tests that never come to use them; no .env in the working directory can add to them."""
-    return {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "PWD": str(tmp_path),
-        "PGHOST": "127.0.0.1",
-        "PGPORT": "1",
-        "LOADER_PASSWORD": "unused",
-        "SQS_QUEUE_URL": "http://127.0.0.1:1/000000000000/login-queue",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "unused",
-        "AWS_SECRET_ACCESS_KEY": "unused",
-        "AWS_CONFIG_FILE": "/nonexistent",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
+@contextlib.contextmanager
+def silent() -> Iterator[str]:
+    """The port of a server that takes connections and says nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield str(listener.getsockname()[1])
 
 
-@pytest.mark.parametrize("variable", ["SQS_QUEUE_URL", "PGHOST"])
-@pytest.mark.parametrize("value", [None, ""], ids=["missing", "empty"])
-def test_a_missing_variable_is_named(no_servers: Environment, variable: str, value: str | None) -> None:
-    del no_servers[variable]
-    environment = no_servers | ({} if value is None else {variable: value})
-    assert refuse(environment) == (os.EX_CONFIG, f"{variable} is not set; copy .env.example to .env or run make up")
-
-
-def test_all_missing_variables_are_named_at_once(no_servers: Environment) -> None:
-    needed = ["SQS_QUEUE_URL", "PGHOST", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
-    code, line = refuse({name: value for name, value in no_servers.items() if name not in needed} | {"LOADER_RECEIVERS": "many"})
+def test_all_missing_variables_are_named_at_once(tmp_path: Path) -> None:
+    """Each is tried out one by one on `loader.settings.read`. No .env in the working directory can add to them."""
+    nothing = NOWHERE | {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PWD": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+    code, line = refuse(nothing | {"LOADER_RECEIVERS": "many"})
     assert code == os.EX_CONFIG
     assert line.startswith("LOADER_RECEIVERS is 'many': ")
+    needed = ["SQS_QUEUE_URL", "PGHOST", "AWS_DEFAULT_REGION", *KEYS]
     assert line.endswith(f"{', '.join(needed)} are not set; copy .env.example to .env or run make up")
+    assert run(["python", "-m", "loader", "fly"], nothing).returncode == 2
 
 
-def test_a_missing_password_is_named(environment: Environment) -> None:
-    variable = "LOADER_PASSWORD"
-    environment[variable] = ""
-    assert refuse(environment) == (os.EX_CONFIG, f"{variable} is not set; copy .env.example to .env or run make up")
+WRONG: dict[str, tuple[Callable[[Environment], Environment], int, list[str]]] = {
+    "no password": (
+        lambda _: {"LOADER_PASSWORD": ""},
+        os.EX_CONFIG,
+        ["LOADER_PASSWORD is not set; copy .env.example to .env"],
+    ),
+    "no queue": (
+        lambda environment: {"SQS_QUEUE_URL": environment["SQS_QUEUE_URL"] + "-not"},
+        os.EX_UNAVAILABLE,
+        ["-not: QueueDoesNotExist: ", "; check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up"],
+    ),
+    "no port": (lambda _: {"AWS_ENDPOINT_URL": "http://127.0.0.1:many"}, os.EX_CONFIG, ["many", "AWS_ENDPOINT_URL"]),
+    "no SQS": (
+        lambda _: {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"},
+        os.EX_UNAVAILABLE,
+        ["cannot be reached", "AWS_ENDPOINT_URL"],
+    ),
+    "something that is not SQS": (
+        lambda environment: {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{environment['PGPORT']}", "LOADER_TIMEOUT_SECONDS": "2"},
+        os.EX_UNAVAILABLE,
+        ["cannot be reached"],
+    ),
+    "no PostgreSQL": (lambda _: {"PGPORT": str(free_port())}, os.EX_UNAVAILABLE, ["Connection refused"]),
+    "a wrong password": (
+        lambda _: {"LOADER_PASSWORD": "wrong-and-secret"},
+        os.EX_NOPERM,
+        ["password authentication failed", "check LOADER_PASSWORD"],
+    ),
+    "no database": (lambda _: {"PGDATABASE": "certificates"}, os.EX_NOPERM, ['database "certificates" does not exist; ', "PGDATABASE"]),
+}
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("LOADER_RECEIVERS", "many"),
-        ("LOADER_RECEIVERS", "0"),
-        ("LOADER_BATCH_SECONDS", "-1"),
-        ("LOADER_MAX_HELD_MESSAGES", "9"),
-        ("LOADER_GRACE_SECONDS", "5"),
-        ("PGPORT", "many"),
-        ("PGPORT", "70000"),
-        ("LOADER_HTTP_PORT", "70000"),
-        ("SQS_QUEUE_URL", "login-queue"),
-    ],
-)
-def test_a_wrong_variable_is_named_with_what_was_found(no_servers: Environment, variable: str, value: str) -> None:
-    code, line = refuse(no_servers | {variable: value})
-    assert code == os.EX_CONFIG
-    assert line.startswith(f"{variable} is '{value}': ")
+@pytest.mark.parametrize(("change", "exit_code", "words"), WRONG.values(), ids=WRONG)
+def test_it_says_what_is_wrong_and_leaves_the_queue_as_it_was(
+    environment: Environment, queue: Queue, change: Callable[[Environment], Environment], exit_code: int, words: list[str]
+) -> None:
+    queue.send("stays")
+    code, line = refuse(environment | change(environment))
+    assert code == exit_code, line
+    for word in words:
+        assert word in line
+    assert "wrong-and-secret" not in line
+    assert queue.depth() == 1
 
 
-def test_a_missing_region_is_named(environment: Environment) -> None:
-    del environment["AWS_DEFAULT_REGION"]
-    code, line = refuse(environment | {"AWS_CONFIG_FILE": "/nonexistent"})
-    assert code == os.EX_CONFIG
-    assert line.startswith("AWS_DEFAULT_REGION is not set")
+def test_follow_and_migrate_say_it_as_drain_does(environment: Environment) -> None:
+    code, line = refuse(environment | {"LOADER_PASSWORD": "wrong-and-secret", "LOADER_HTTP_PORT": "0"}, "follow")
+    assert (code, "password authentication failed" in line) == (os.EX_NOPERM, True)
+    code, line = refuse(environment | {"PGDATABASE": "nowhere"}, "migrate")
+    assert (code, 'database "nowhere" does not exist; ' in line) == (os.EX_NOPERM, True)
 
 
-def test_the_other_spelling_of_the_region_will_do(environment: Environment) -> None:
-    del environment["AWS_DEFAULT_REGION"]
-    assert run(["python", "-m", "loader", "drain"], environment | {"AWS_REGION": "us-east-1"}).returncode == 0
-
-
-def test_missing_credentials_are_named(environment: Environment) -> None:
-    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        del environment[variable]
-    nowhere = {"AWS_CONFIG_FILE": "/nonexistent", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent"}
-    code, line = refuse(environment | nowhere)
-    assert code == os.EX_CONFIG
-    assert "AWS_ACCESS_KEY_ID" in line
-
-
-def test_a_queue_that_is_not_there(environment: Environment) -> None:
-    code, line = refuse(environment | {"SQS_QUEUE_URL": environment["SQS_QUEUE_URL"] + "-not"})
+def test_a_server_that_does_not_answer(environment: Environment) -> None:
+    with silent() as port:
+        code, line = refuse(environment | {"PGPORT": port, "LOADER_TIMEOUT_SECONDS": "2"})
     assert code == os.EX_UNAVAILABLE
-    assert "-not: QueueDoesNotExist: " in line
-    assert "; check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up" in line
+    assert "PGHOST" in line
 
 
-def test_an_endpoint_whose_port_is_no_number(environment: Environment) -> None:
-    code, line = refuse(environment | {"AWS_ENDPOINT_URL": "http://127.0.0.1:many"})
-    assert code == os.EX_CONFIG
-    assert "many" in line
-    assert "AWS_ENDPOINT_URL" in line
-
-
-def test_an_sqs_that_does_not_answer(environment: Environment) -> None:
-    code, line = refuse(environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"})
-    assert code == os.EX_UNAVAILABLE
-    assert "cannot be reached" in line
-    assert "AWS_ENDPOINT_URL" in line
-
-
-def test_something_that_is_not_sqs(environment: Environment, database: Database) -> None:
-    code, line = refuse(environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{database.server.port}", "LOADER_TIMEOUT_SECONDS": "2"})
-    assert code == os.EX_UNAVAILABLE
-    assert "cannot be reached" in line
-
-
-@pytest.mark.parametrize("action", ["DeleteMessageBatch", "ChangeMessageVisibilityBatch", "GetQueueAttributes"])
-def test_a_loader_that_may_not_delete_or_extend_receives_nothing(environment: Environment, stub: Stub, action: str) -> None:
+@pytest.mark.parametrize("action", ["DeleteMessageBatch", "ChangeMessageVisibilityBatch", "GetQueueAttributes", "ReceiveMessage"])
+def test_a_loader_that_may_not_do_all_that_it_must_receives_nothing(environment: Environment, stub: Stub, action: str) -> None:
     stub.preload(10)
     stub.control(denied=[action])
     code, line = refuse(environment | stub.environment)
     assert code == os.EX_NOPERM
     assert "AccessDenied" in line
-    assert "ReceiveMessage" not in stub.stats()
-
-
-def test_a_loader_that_may_not_receive(environment: Environment, stub: Stub) -> None:
-    stub.control(denied=["ReceiveMessage"])
-    code, line = refuse(environment | stub.environment)
-    assert code == os.EX_NOPERM
-    assert "AccessDenied" in line
-
-
-def test_a_queue_that_hides_nothing_by_itself_is_drained(environment: Environment, queue: Queue) -> None:
-    url = emulator.create_queue(queue.emulator, "hides-nothing", visibility_timeout_seconds=0)
-    Queue(queue.emulator, url).send("one")
-    assert run(["python", "-m", "loader", "drain"], environment | {"SQS_QUEUE_URL": url}).returncode == 0
-    assert queue.depth(url) == 0
-
-
-def test_a_server_that_is_down(environment: Environment, queue: Queue) -> None:
-    queue.send("stays")
-    code, line = refuse(environment | {"PGPORT": str(free_port())})
-    assert code == os.EX_UNAVAILABLE
-    assert "Connection refused" in line
-    assert queue.depth() == 1
-
-
-def test_a_server_that_does_not_answer(environment: Environment) -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        code, line = refuse(environment | {"PGPORT": str(silent.getsockname()[1]), "LOADER_TIMEOUT_SECONDS": "2"})
-    assert code == os.EX_UNAVAILABLE
-    assert "PGHOST" in line
-
-
-@pytest.mark.parametrize("command", ["drain", "follow"])
-def test_a_refused_password(environment: Environment, queue: Queue, command: str) -> None:
-    queue.send("stays")
-    code, line = refuse(environment | {"LOADER_PASSWORD": "wrong-and-secret", "LOADER_HTTP_PORT": "0"}, command)
-    assert code == os.EX_NOPERM
-    assert "password authentication failed" in line
-    assert "LOADER_PASSWORD" in line
-    assert "wrong-and-secret" not in line
-    assert queue.depth() == 1
-
-
-@pytest.mark.parametrize("command", ["drain", "migrate"])
-@pytest.mark.parametrize("name", ["nowhere", "certificates", "sslmode"])
-def test_a_database_that_is_not_there(environment: Environment, command: str, name: str) -> None:
-    code, line = refuse(environment | {"PGDATABASE": name}, command)
-    assert code == os.EX_NOPERM
-    assert f'database "{name}" does not exist; ' in line
-    assert "PGDATABASE" in line
-
-
-def test_migrate_names_a_wrong_port(no_servers: Environment) -> None:
-    code, line = refuse(no_servers | {"PGPORT": "many"}, "migrate")
-    assert code == os.EX_CONFIG
-    assert line.startswith("PGPORT is 'many': ")
-
-
-def test_there_may_be_a_port_for_each_host(environment: Environment) -> None:
-    hosts = {"PGHOST": "127.0.0.1,127.0.0.1", "PGPORT": f"{free_port()},{environment['PGPORT']}"}
-    assert run(["python", "-m", "loader", "drain"], environment | hosts).returncode == 0
+    assert stub.stats().get("handed out", 0) == 0
 
 
 def test_a_database_without_its_tables(environment: Environment, empty_database: Database, queue: Queue) -> None:
@@ -248,17 +158,10 @@ def test_the_right_to_insert_taken_away_while_it_runs(environment: Environment, 
 
 
 def test_a_taken_http_port(environment: Environment) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        code, line = refuse(environment | {"LOADER_HTTP_PORT": str(port)}, "follow")
+    with silent() as port:
+        code, line = refuse(environment | {"LOADER_HTTP_PORT": port}, "follow")
     assert code == os.EX_CONFIG
     assert line.startswith(f"LOADER_HTTP_PORT: cannot listen on 127.0.0.1:{port}")
-
-
-def test_an_unknown_command_is_a_usage_error(no_servers: Environment) -> None:
-    assert run(["python", "-m", "loader", "fly"], no_servers).returncode == 2
 
 
 def test_a_database_in_another_encoding_than_the_messages(environment: Environment, database: Database, queue: Queue) -> None:

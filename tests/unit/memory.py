@@ -31,6 +31,9 @@ class MemoryQueue:
     twice: bool = False
     wait_seconds: float = 0.02
     others: int = 0  # messages that another consumer holds
+    undeletable: bool = False
+    max_receives: int = 1_000  # a message that was received so often goes to `dead`
+    dead: dict[str, str] = field(default_factory=dict)
 
     def _count(self, call: str) -> None:
         self.calls[call] = self.calls.get(call, 0) + 1
@@ -39,6 +42,9 @@ class MemoryQueue:
 
     def _visible(self) -> list[str]:
         now = asyncio.get_running_loop().time()
+        for message_id in [each for each, receives in self.receives.items() if receives >= self.max_receives and each in self.bodies]:
+            if self.hidden_until[message_id] <= now:
+                self.dead[message_id] = self.bodies.pop(message_id)
         return [message_id for message_id in self.bodies if self.hidden_until.get(message_id, 0.0) <= now]
 
     async def receive(self, wait_seconds: int) -> tuple[list[Message], list[str]]:
@@ -64,6 +70,8 @@ class MemoryQueue:
     async def delete(self, handles: Sequence[str]) -> Failures:
         await asyncio.sleep(0)
         self._count("delete")
+        if self.undeletable:
+            return {"InternalError": list(handles)}
         for handle in handles:
             message_id, _, receive = handle.partition("/")
             if self.receives[message_id] == int(receive) and self.bodies.pop(message_id, None) is not None:

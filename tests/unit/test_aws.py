@@ -71,6 +71,7 @@ def test_a_special_endpoint_in_the_queues_url_is_the_one_that_is_called(monkeypa
 
 def test_an_ordinary_queue_is_called_at_its_regions_endpoint() -> None:
     assert aws.sqs_client("https://sqs.eu-west-1.amazonaws.com/1/q", None, 1, 1).meta.endpoint_url == "https://sqs.eu-west-1.amazonaws.com"
+    assert aws.sqs_client("http://127.0.0.1/1/q", "eu-west-1", 1, 1).meta.region_name == "eu-west-1"  # of AWS_REGION
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

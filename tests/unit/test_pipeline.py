@@ -189,6 +189,49 @@ def test_a_delete_that_fails_as_a_whole_is_no_expired_handle() -> None:
     asyncio.run(work())
 
 
+def test_a_message_that_cannot_be_deleted_becomes_a_dead_letter_and_lands_anew_when_it_is_redriven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a duplicate until then, and afterwards as another message: a redriven one has a new id."""
+    monkeypatch.setattr(pipeline, "KEEP_SECONDS", 0.0)
+
+    async def work() -> None:
+        run = Run(1)
+        run.queue.visibility_seconds, run.queue.undeletable, run.queue.max_receives = 1, True, 3
+        task = asyncio.create_task(run(until_empty=False))
+        await until(lambda: run.queue.dead)
+        assert run.landing.rows == {"m0": "body 0"}
+        counts = {
+            name: run.report.count(name) for name in ("messages_received", "messages_landed", "messages_duplicate", "messages_deleted")
+        }
+        assert counts == {"messages_received": 3, "messages_landed": 1, "messages_duplicate": 2, "messages_deleted": 0}
+        assert run.report.count("message_delete_failures") >= 3
+        run.queue.undeletable = False
+        run.queue.bodies["redriven"] = run.queue.dead.pop("m0")
+        await until(lambda: run.queue.deleted == ["redriven"])
+        run.stop.set()
+        await task
+        assert run.landing.rows == {"m0": "body 0", "redriven": "body 0"}
+        assert run.report.count("message_handles_expired") == 3
+        assert not run.report.leases
+
+    asyncio.run(work())
+
+
+def test_a_purge_while_messages_are_held_takes_nothing_from_staging() -> None:
+    async def work() -> None:
+        run = Run(30)
+        run.landing.open.clear()
+        task = asyncio.create_task(run())
+        await until(lambda: run.report.count("messages_received") == 30)
+        run.queue.bodies.clear()
+        run.landing.open.set()
+        await task
+        assert len(run.landing.rows) == 30
+        assert run.queue.deleted == []
+        assert run.report.count("messages_deleted") == 30  # SQS confirms a delete of what is gone
+
+    asyncio.run(work())
+
+
 def test_while_deletes_fail_no_more_is_received() -> None:
     async def work() -> None:
         run = Run(500, loader_batch_messages=10, loader_receivers=2)

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
-from loader.settings import LoaderSettings, MigrateSettings, TokenSettings
+from loader.errors import LoaderError
+from loader.settings import LOGIN_ROLES, LoaderSettings, MigrateSettings, TokenSettings, read
 from sandbox.errors import SandboxError
 from sandbox.settings import complete_env_file, keep_addresses, load_env_file, read_settings, write_dbt_profile
 from tests.support import ROOT
@@ -40,6 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_example_names_every_variable_that_the_loader_reads() -> None:
     example = (ROOT / ".env.example").read_text()
     fields = {*LoaderSettings.model_fields, *MigrateSettings.model_fields, *TokenSettings.model_fields}
+    fields |= {f"{role}_password" for role in LOGIN_ROLES}
     of_libpq_and_boto3 = {"pguser", "pgpassword", "aws_region"}  # they win where set, which is for the person who sets them to know
     missing = [name.upper() for name in fields - of_libpq_and_boto3 if f"{name.upper()}=" not in example]
     assert missing == []
@@ -51,6 +53,48 @@ def test_the_example_says_the_loaders_defaults() -> None:
     defaults = {name.upper(): field.default for name, field in LoaderSettings.model_fields.items() if name.startswith("loader_")}
     assert said
     assert {name: type(defaults[name])(value) for name, value in said.items()} == {name: defaults[name] for name in said}
+
+
+GOOD = {"SQS_QUEUE_URL": "http://127.0.0.1:1/000000000000/login-queue", "PGHOST": "127.0.0.1", "PGPORT": "1,,2"}
+
+
+@pytest.mark.parametrize("value", [None, ""], ids=["missing", "empty"])
+@pytest.mark.parametrize("variable", ["SQS_QUEUE_URL", "PGHOST"])
+def test_a_missing_variable_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None) -> None:
+    assert not (folder / ".env").exists()
+    for name, good in GOOD.items():
+        monkeypatch.setenv(name, good)
+    assert read(LoaderSettings).pghost == "127.0.0.1"
+    if value is None:
+        monkeypatch.delenv(variable)
+    else:
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(LoaderError, match=f"^{variable} is not set; copy .env.example to .env or run make up$") as caught:
+        read(LoaderSettings)
+    assert caught.value.exit_code == os.EX_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LOADER_RECEIVERS", "many"),
+        ("LOADER_RECEIVERS", "0"),
+        ("LOADER_BATCH_SECONDS", "-1"),
+        ("LOADER_MAX_HELD_MESSAGES", "9"),
+        ("LOADER_GRACE_SECONDS", "5"),
+        ("PGPORT", "many"),
+        ("PGPORT", "70000"),
+        ("LOADER_HTTP_PORT", "70000"),
+        ("SQS_QUEUE_URL", "login-queue"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_what_was_found(folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    assert not (folder / ".env").exists()
+    for name, chosen in (GOOD | {variable: value}).items():
+        monkeypatch.setenv(name, chosen)
+    with pytest.raises(LoaderError, match=f"^{variable} is '{value}': .*; see .env.example$") as caught:
+        read(LoaderSettings)
+    assert caught.value.exit_code == os.EX_CONFIG
 
 
 def test_the_first_env_file_is_private_and_has_random_passwords(folder: Path) -> None:

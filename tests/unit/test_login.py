@@ -1,0 +1,68 @@
+"""What a token for RDS needs, and what is said where it is missing."""
+
+import os
+import urllib.parse
+
+import boto3
+import pytest
+
+from loader import login
+from loader.errors import LoaderError
+
+RIGHT = {
+    "PGHOST": "localhost",
+    "PGPORT": "5432",
+    "PGSSLMODE": "verify-full",
+    "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "a-made-up-secret",
+    "AWS_DEFAULT_REGION": "eu-central-1",
+    "AWS_CONFIG_FILE": "/nonexistent",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+NO_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+NO_IDENTITY = {"AWS_ROLE_ARN": "arn:aws:iam::000000000000:role/loader", "AWS_WEB_IDENTITY_TOKEN_FILE": "/nonexistent"}
+
+
+def token_with(monkeypatch: pytest.MonkeyPatch, change: dict[str, str]) -> str:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "PG"))]:
+        monkeypatch.delenv(name)
+    for name, value in (RIGHT | change).items():
+        if value:
+            monkeypatch.setenv(name, value)
+    monkeypatch.chdir("/")  # where no .env is
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # a process has one of this, and of the client
+    login._rds.cache_clear()  # noqa: SLF001  # as above
+    return login.token_for("loader")
+
+
+def test_where_all_is_right_a_token_is_signed_for_the_server_and_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = urllib.parse.urlsplit("https://" + token_with(monkeypatch, {}))
+    assert url.netloc == "localhost:5432"
+    assert {"DBUser=loader", "Action=connect"} < set(url.query.split("&"))
+    assert "X-Amz-Signature" in url.query
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"PGSSLMODE": "require"}, "PGSSLMODE is require, and an RDS token is sent to a verified server alone; set it to verify-full"),
+        ({"PGSSLMODE": ""}, "PGSSLMODE is prefer, and "),
+        ({"PGHOST": ""}, "PGHOST is not set and PGPORT 5432, and an RDS token is for one host; "),
+        ({"PGHOST": "localhost,localhost"}, "PGHOST is localhost,localhost and PGPORT 5432, and an RDS token is for one host; "),
+        ({"PGPORT": "5432,5433"}, "PGHOST is localhost and PGPORT 5432,5433, and an RDS token is for one host; "),
+        (NO_KEYS, "AWS credentials: none found to sign an RDS token; "),
+        ({"AWS_DEFAULT_REGION": ""}, "AWS_DEFAULT_REGION is not set, and an RDS token is for one region; "),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, "AWS configuration: Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY; correct it"),
+        ({"AWS_PROFILE": "nobody"}, "AWS configuration: The config profile (nobody) could not be found; correct it"),
+        ({"AWS_ENDPOINT_URL": "nowhere"}, "AWS configuration: Invalid endpoint: nowhere; correct it, "),
+        (NO_KEYS | NO_IDENTITY, "AWS configuration: [Errno 2] No such file or directory: '/nonexistent'; correct it, "),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_no_token_is_made_where_it_would_be_wrong(monkeypatch: pytest.MonkeyPatch, change: dict[str, str], said: str) -> None:
+    with pytest.raises(LoaderError) as caught:
+        token_with(monkeypatch, change)
+    assert caught.value.exit_code == os.EX_CONFIG
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
