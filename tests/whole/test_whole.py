@@ -183,12 +183,14 @@ class Whole(RuleBasedStateMachine):
 
     # ── dbt ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @precondition(lambda self: self.model.waiting)
     @rule(words=st.sampled_from(list(RUNS)), empty=st.booleans())
     def dbt(self, words: tuple[str, ...], empty: bool) -> None:  # noqa: FBT001  # the same
         with self.effort.step("dbt"):
             self.model.judge(set(RUNS[words]), empty=empty)
             self.world.dbt(*words, *(["--empty"] if empty else []), codes=(0, 1) if words[0] == "build" else (0,))
 
+    @precondition(lambda self: self.model.waiting)
     @rule(statement=st.sampled_from(list(STATEMENTS)))
     def kill_dbt(self, statement: str) -> None:
         with self.effort.step("kill_dbt"):
@@ -213,7 +215,7 @@ class Whole(RuleBasedStateMachine):
             if not self.world.late:
                 self.world.scrub()
 
-    @precondition(lambda self: not self.world.late)
+    @precondition(lambda self: not self.world.late and any(one.days_ago for one in self.model.raw.values()))
     @rule()
     def expire(self) -> None:
         with self.effort.step("expire"):
@@ -234,14 +236,14 @@ class Whole(RuleBasedStateMachine):
             expected = self.model.reveal(message_id, column)
             assert self.world.reveal(self.world.tokens()[message_id, column]) == expected
 
-    @precondition(lambda self: not self.world.late)
+    @precondition(lambda self: self.backup != self.model and not self.world.late)
     @rule()
     def dump(self) -> None:
         with self.effort.step("dump"):
             self.backup = copy.deepcopy(self.model)
             self.world.copy(self.world.database.name, BACKUP)
 
-    @precondition(lambda self: self.backup and not self.world.late)
+    @precondition(lambda self: self.backup and self.backup != self.model and not self.world.late)
     @rule()
     def restore(self) -> None:
         """Whoever was erased since is erased again: docs/restoring.md."""
@@ -360,7 +362,7 @@ def test_a_story_with_every_rule(world: World) -> None:
 @pytest.mark.timeout(MINUTES * 60 + 1800)
 def test_the_pipeline_does_what_the_model_says(world: World) -> None:
     effort, until = Effort(), time.monotonic() + MINUTES * 60
-    chosen = settings(max_examples=10, stateful_step_count=30, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    chosen = settings(max_examples=20, stateful_step_count=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     try:
         while time.monotonic() < until:
             run_state_machine_as_test(lambda: Whole(world, effort), settings=chosen)  # type: ignore[arg-type]  # a factory is right too
