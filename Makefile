@@ -12,7 +12,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed load rejudge query test test-faults snapshot lint lint-deploy bench install lock
+.PHONY: help demo up down clean seed load rejudge query test test-all test-faults snapshot lint lint-deploy bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -49,7 +49,10 @@ query: $(STAMP) ## SQL="select …": run it as the analyst and print a table
 	@$(BIN)/python -m sandbox query -- "$$SQL"
 
 # worksteal: an idle worker takes tests from the other one.
-test: $(STAMP) ## run all tests, fault tests in short, on servers that the tests start
+test: $(STAMP) ## run the tests, without the slow ones, on servers that the tests start
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
+
+test-all: $(STAMP) ## run all tests, fault tests in short
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-faults: $(STAMP) ## kill and cut everything the pipeline runs on, at length, and count that nothing is lost
