@@ -4,10 +4,11 @@ import contextlib
 import datetime as dt
 import os
 import subprocess
-import sys
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,12 @@ from sandbox.emulator import Emulator
 from sandbox.login_queue import DEAD_LETTER_SUFFIX
 from sandbox.postgres import Postgres
 from sandbox.sqs import REGION
+from tests import forks
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+
+forks.preload("tests.preloaded")
 
 ROOT = Path(__file__).parent.parent
 DATABASE_FILES = ROOT / "database"
@@ -233,15 +237,40 @@ def land_messages(database: Database, messages: Mapping[str, str], sent_at: dt.d
             cursor.executemany("insert into staging.unjudged (message_id, sent_at) values (%s, %s)", keys)
 
 
-def dbt(database: Database, arguments: list[str], outputs: Path, project: Path = ROOT / "dbt_project") -> subprocess.CompletedProcess[str]:
+def start_dbt(words: list[str], environ: Mapping[str, str], outputs: Path, project: Path = ROOT / "dbt_project") -> ForkServerProcess:
+    """Start `dbt WORDS…`; what it prints goes to *outputs*/output, its artefacts and its log beside it."""
+    outputs.mkdir(parents=True, exist_ok=True)
+    folders = {"DBT_TARGET_PATH": str(outputs / "target"), "DBT_LOG_PATH": str(outputs / "logs")}
+    return forks.start(forks.dbt, {**environ, **folders}, outputs / "output", words, project)
+
+
+def dbt(database: Database, words: list[str], outputs: Path, project: Path = ROOT / "dbt_project") -> subprocess.CompletedProcess[str]:
     """Run dbt on *database*; its artefacts and its log go to the folder *outputs*."""
-    environ = environment(database, outputs=outputs)
-    return run([str(Path(sys.executable).with_name("dbt")), *arguments], environ, cwd=project)
+    (outputs / "output").unlink(missing_ok=True)
+    process = start_dbt(words, environment(database), outputs, project)
+    code = ended(process)
+    return subprocess.CompletedProcess(words, code, (outputs / "output").read_text(), "")
+
+
+def ended(process: ForkServerProcess, timeout_seconds: float = 240) -> int:
+    """Wait for *process*, and return its exit code; kill it when it takes longer than *timeout_seconds*."""
+    process.join(timeout_seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise subprocess.TimeoutExpired(process.name, timeout_seconds)
+    return process.exitcode
 
 
 def run(
-    command: list[str], environ: Mapping[str, str], cwd: Path = ROOT, timeout_seconds: float = 120, stdin: str | None = None
+    command: list[str], environ: Mapping[str, str], cwd: Path = ROOT, timeout_seconds: float = 120, stdin: str | bytes = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run *command* to its end and return its output and exit code; the word `python` means this interpreter."""
-    words = [sys.executable if word == "python" else word for word in command]
-    return subprocess.run(words, env=environ, cwd=cwd, capture_output=True, text=True, timeout=timeout_seconds, check=False, input=stdin)
+    """Run *command* to its end and return its output and exit code; one of ours, `python -m loader` for example, is forked."""
+    if command[:2] != ["python", "-m"] or command[2] not in {"loader", "recovery", "sandbox"}:
+        return subprocess.run(command, env=environ, cwd=cwd, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        given, output, errors = (Path(folder) / name for name in ("stdin", "stdout", "stderr"))
+        given.write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
+        process = forks.start(forks.command, environ, output, command[2], command[3:], cwd, errors=errors, stdin=given)
+        code = ended(process, timeout_seconds)
+        return subprocess.CompletedProcess(command, code, output.read_text(), errors.read_text())

@@ -102,6 +102,7 @@ def outputs_of_follow(talkative: Talkative, queue: Queue, program: list[str]) ->
     return output, metrics
 
 
+@pytest.mark.slow
 def test_canary_in_a_load_that_fails_for_a_while_and_its_metrics(talkative: Talkative, queue: Queue) -> None:
     talkative.mark()
     output, metrics = outputs_of_follow(talkative, queue, ["-m", "loader", "follow"])

@@ -1,5 +1,7 @@
 """pg_stat_statements keeps the text of what everybody ran. No role reads it, and there is nothing in it to be read."""
 
+from pathlib import Path
+
 import psycopg
 import pytest
 
@@ -49,14 +51,15 @@ def test_a_role_reads_no_statement_of_another(talkative: Talkative, role: str) -
     assert canaries.keys_found_in(seen, keys)
 
 
-def test_the_whole_pipeline_leaves_no_key_and_no_value_in_it(talkative: Talkative, queue: Queue, tmp_path: object) -> None:
+def test_the_whole_pipeline_leaves_no_key_and_no_value_in_it(talkative: Talkative, queue: Queue, tmp_path: Path) -> None:
     """Loaded, masked, tested, revealed, rotated, erased and expired; then even the superuser finds nothing."""
     database = talkative.database
-    environ = support.environment(database, queue) | {"DBT_TARGET_PATH": f"{tmp_path}/target", "DBT_LOG_PATH": f"{tmp_path}/logs"}
+    environ = support.environment(database, queue)
 
-    def do(*words: str, stdin: str | None = None) -> str:
-        cwd = support.ROOT / "dbt_project" if words[0].startswith("dbt") else support.ROOT
-        done = run(["python", "-m", *words], environ, cwd=cwd, stdin=stdin)
+    def do(*words: str, stdin: str = "") -> str:
+        done = (
+            support.dbt(database, list(words[1:]), tmp_path) if words[0] == "dbt" else run(["python", "-m", *words], environ, stdin=stdin)
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -65,8 +68,8 @@ def test_the_whole_pipeline_leaves_no_key_and_no_value_in_it(talkative: Talkativ
     with database.connect() as connection:
         connection.execute(f"alter database {database.name} reset all".encode())
     do("loader", "drain")
-    do("dbt.cli.main", "run")
-    do("dbt.cli.main", "test", "--exclude", "assert_few_messages_are_rejected")
+    do("dbt", "run")
+    do("dbt", "test", "--exclude", "assert_few_messages_are_rejected")
     # not by asking the masker, for this server logs what it is asked
     token = database.value(
         "select masked_ip from marts.user_logins inner join staging.raw_logins using (message_id) "

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from benchmarks import stub
@@ -27,6 +28,7 @@ def test_kubernetes_waits_longer_than_the_loader_takes_to_finish() -> None:
     assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= int(settings["LOADER_GRACE_SECONDS"]) + 10
 
 
+@pytest.mark.slow
 def test_bursts_scale_the_loader_from_none_to_the_most_and_back_and_nothing_is_lost(database: Database, tmp_path: Path) -> None:
     with stub.running() as queue:
         scaled = simulate(environment(database, queue), queue, tmp_path / "log")

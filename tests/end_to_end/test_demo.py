@@ -54,7 +54,7 @@ KEPT = (
 )
 
 
-@pytest.fixture(scope="module", params=["the sample", "the real events"])
+@pytest.fixture(scope="module", params=["the sample", pytest.param("the real events", marks=pytest.mark.slow)])
 def demo(request: pytest.FixtureRequest, clone: Clone) -> Iterator[Demo]:
     if request.param == "the sample":
         bodies, words, again = list(sample_events()), [], ["make demo"]

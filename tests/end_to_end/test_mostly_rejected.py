@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support import Clone
 
 GOOD = {"user_id": "u1", "device_type": "ios", "ip": "192.0.2.1", "device_id": "000-00-0001", "locale": None, "app_version": "2.3.0"}
 
 
+@pytest.mark.slow
 def test_the_tables_are_shown_and_the_failed_test_is_named_until_the_share_is_small(clone: Clone, tmp_path: Path) -> None:
     assert clone.make("clean").returncode == 0
     events = tmp_path / "events.jsonl"

@@ -78,6 +78,7 @@ def shows(printed: str, shown: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_each_session_prints_what_readme_shows(clone: Clone) -> None:
     tried = sessions()
     assert len(tried) >= 3

@@ -4,9 +4,7 @@ import datetime as dt
 import itertools
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -15,10 +13,8 @@ from typing import Any
 import pytest
 
 from loader.migrate import migrate
-from sandbox.postgres import Postgres
 from tests import support
-from tests.judging import forked_dbt
-from tests.support import DATABASE_FILES, ROOT, Database, copied, environment, land_messages
+from tests.support import DATABASE_FILES, ROOT, Database, environment, land_messages, start_dbt
 
 RUN_TIMEOUT_SECONDS = 240
 LOGIN = {"user_id": "u1", "app_version": "2.3.0", "device_type": "ios", "ip": "192.0.2.1", "locale": None, "device_id": "000-00-0001"}
@@ -50,7 +46,7 @@ class Warehouse:
 
     def start(self, *words: str) -> ForkServerProcess:
         """Start `dbt WORDS…` and do not wait for it."""
-        return forked_dbt.start(list(words), self.environ, self.directory / f"dbt-{next(self.started)}")
+        return start_dbt(list(words), self.environ, self.directory / f"dbt-{next(self.started)}")
 
     def dbt(self, *words: str, code: int = 0) -> str:
         """Run `dbt WORDS…`, which must end with *code*, and return what it printed."""
@@ -105,11 +101,10 @@ class Project:
         assert ran.returncode == code, ran.stdout + ran.stderr
         return ran.stdout
 
-    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+    def start(self, *words: str) -> ForkServerProcess:
         """Start `dbt WORDS…` with a folder of its own for what it writes, and do not wait for it."""
-        environ = environment(self.warehouse.database, outputs=self.path / f"started-{next(self.warehouse.started)}")
-        command = [str(Path(sys.executable).with_name("dbt")), *words]
-        return subprocess.Popen(command, env=environ, cwd=self.path / "dbt_project", stdout=subprocess.DEVNULL)
+        outputs = self.path / f"started-{next(self.warehouse.started)}"
+        return start_dbt(list(words), environment(self.warehouse.database), outputs, self.path / "dbt_project")
 
     def results(self) -> dict[str, Any]:
         """What the last command said of each node, by name."""
@@ -118,9 +113,8 @@ class Project:
 
 
 @pytest.fixture
-def warehouse(postgres_server: Postgres, passwords: Mapping[str, str], template: str, tmp_path: Path) -> Iterator[Warehouse]:
-    with copied(postgres_server, passwords, forked_dbt.DATABASE, template) as database:
-        yield Warehouse(database, tmp_path)
+def warehouse(database: Database, tmp_path: Path) -> Warehouse:
+    return Warehouse(database, tmp_path)
 
 
 @pytest.fixture

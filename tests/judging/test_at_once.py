@@ -137,7 +137,7 @@ def test_two_runs_that_do_not_wait_for_one_another_double_rows(project: Project)
         at_gate = f"select count(*) from pg_locks where locktype = 'advisory' and objid = {GATE} and not granted"
         assert wait_until(lambda: bool(warehouse.database.value(at_gate) == 2), WAIT_SECONDS)
     for run in runs:
-        run.wait(RUN_TIMEOUT_SECONDS)
+        run.join(RUN_TIMEOUT_SECONDS)
 
     assert len(warehouse.masked()) == 1 + 2 * MESSAGES
 

@@ -86,6 +86,7 @@ def test_a_development_target_builds_in_schemas_of_its_own_and_leaves_production
     assert not warehouse.database.value("select has_schema_privilege('analyst', 'dev_analytics', 'usage')")
 
 
+@pytest.mark.slow
 def test_clone_and_defer_make_a_development_target_of_productions_state(project: Project) -> None:
     warehouse = project.warehouse
     warehouse.land(MESSAGES)
@@ -110,6 +111,7 @@ def test_clone_and_defer_make_a_development_target_of_productions_state(project:
     assert_all_is_whole(warehouse)
 
 
+@pytest.mark.slow
 def test_retry_does_an_operation_again_that_failed_and_not_one_that_succeeded(project: Project) -> None:
     warehouse = project.warehouse
     warehouse.land(MESSAGES)
@@ -161,6 +163,7 @@ PACKAGE = {
 }
 
 
+@pytest.mark.slow
 def test_a_package_with_models_and_grants_of_its_own_works_as_anywhere(project: Project) -> None:
     for name, content in PACKAGE.items():
         path = project.path / "visitors" / name

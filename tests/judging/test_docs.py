@@ -3,15 +3,12 @@
 import json
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.judging.conftest import Warehouse
-from tests.support import ROOT, Database
+from tests.support import ROOT, Database, dbt
 
 MASKING = ROOT / "docs" / "masking.md"
 POLICY = re.compile(r"(?<=^\| column \| field \| longest \|)(.*?\n\|[-|]+\|\n)((?:\|.*\n)*)", re.MULTILINE)
@@ -25,9 +22,7 @@ DESCRIBED_IN = dict.fromkeys(
 @pytest.fixture
 def documents(warehouse: Warehouse) -> tuple[dict[str, Any], dict[str, Any]]:
     warehouse.dbt("run")
-    paths = ["--target-path", str(warehouse.directory / "target"), "--log-path", str(warehouse.directory / "logs")]
-    generate = [str(Path(sys.executable).with_name("dbt")), "docs", "generate", "--project-dir", "dbt_project", *paths]
-    ran = subprocess.run(generate, env=warehouse.environ, capture_output=True, text=True, timeout=240, check=False)
+    ran = dbt(warehouse.database, ["docs", "generate"], warehouse.directory)
     assert ran.returncode == 0, ran.stdout
     manifest, catalog = (json.loads((warehouse.directory / "target" / name).read_text()) for name in ("manifest.json", "catalog.json"))
     return manifest, catalog

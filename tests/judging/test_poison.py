@@ -1,8 +1,6 @@
 """Whatever a body holds: its message ends once, masked or rejected for the right reason, and no log or artefact has its content."""
 
 import os
-import subprocess
-import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +10,7 @@ import pytest
 from sandbox.postgres import Postgres
 from tests.judging import poison
 from tests.judging.conftest import Warehouse
-from tests.support import ROOT, copied
+from tests.support import copied, dbt
 
 GENERATED = 20_000 if os.environ.get("FAULTS") == "full" else 1_000
 SEED = 20_240_229
@@ -43,26 +41,9 @@ def poisoned(
         # many are rejected, and some have fields that no policy names: that is what they are for
         unlike_life = ["assert_few_messages_are_rejected", "assert_every_field_has_a_masking_policy"]
         for words in (["run"], ["test", "--exclude", *unlike_life], ["docs", "generate"]):
-            ran = dbt(warehouse, *words)
+            ran = dbt(database, words, warehouse.directory)
             assert ran.returncode == 0, ran.stdout
         yield warehouse
-
-
-def dbt(warehouse: Warehouse, *words: str) -> subprocess.CompletedProcess[str]:
-    """`dbt WORDS…` in a process of its own; all that it writes is under the warehouse's directory."""
-    paths = {"DBT_TARGET_PATH": str(warehouse.directory / "target"), "DBT_LOG_PATH": str(warehouse.directory / "logs")}
-    ran = subprocess.run(
-        [str(Path(sys.executable).with_name("dbt")), *words],
-        env=warehouse.environ | paths,
-        cwd=ROOT / "dbt_project",
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    with (warehouse.directory / "output").open("a") as output:
-        output.write(ran.stdout + ran.stderr)
-    return ran
 
 
 def holding(warehouse: Warehouse, values: list[str]) -> list[str]:
@@ -78,19 +59,16 @@ def holding(warehouse: Warehouse, values: list[str]) -> list[str]:
 PLANTED = [poison.PLANTED_IP, poison.PLANTED_DEVICE, "2001:db8:bad:", "203.0.113."]
 
 
-@pytest.mark.parametrize("what", poison.CORPUS)
-def test_a_poisonous_body_ends_as_it_must(poisoned: Warehouse, what: str) -> None:
-    expected = poison.CORPUS[what][1]
-    message_id = f"poison {what}"[:100]
+def test_every_poisonous_body_ends_as_it_must(poisoned: Warehouse) -> None:
+    valid = dict(poisoned.database.rows("select message_id, ip_is_valid from marts.user_logins"))
+    rejected = poisoned.rejected()
+    found = {}
+    for what in poison.CORPUS:
+        message_id = f"poison {what}"[:100]
+        masked_as = [poison.VALID if valid[message_id] else poison.INVALID_IP] if message_id in valid else []
+        found[what] = [*masked_as, *([rejected[message_id]] if message_id in rejected else [])]
 
-    with poisoned.database.connect() as connection:
-        masked = connection.execute("select ip_is_valid from marts.user_logins where message_id = %s", [message_id]).fetchall()
-        rejected = connection.execute("select reasons from marts.rejected_logins where message_id = %s", [message_id]).fetchall()
-
-    if expected in (poison.VALID, poison.INVALID_IP):
-        assert (masked, rejected) == ([(expected == poison.VALID,)], [])
-    else:
-        assert (masked, rejected) == ([], [(expected,)])
+    assert {what: ends for what, ends in found.items() if ends != [poison.CORPUS[what][1]]} == {}
 
 
 def test_generated_bodies_end_as_a_second_judge_says(poisoned: Warehouse, generated: dict[str, str]) -> None:
@@ -133,7 +111,7 @@ def test_a_row_that_the_database_refuses_and_prints_holds_no_value(poisoned: War
         connection.execute("alter table marts.user_logins add constraint refusing check (user_id <> 'refused')")
     try:
         poisoned.land({"refused": poison.login(user_id="refused")})
-        ran = dbt(poisoned, "run")
+        ran = dbt(poisoned.database, ["run"], poisoned.directory)
     finally:
         with poisoned.database.connect() as connection:
             connection.execute("alter table marts.user_logins drop constraint refusing")
@@ -144,8 +122,7 @@ def test_a_row_that_the_database_refuses_and_prints_holds_no_value(poisoned: War
 
 
 def test_the_search_finds_a_value_that_somebody_prints(poisoned: Warehouse, tmp_path: Path) -> None:
-    elsewhere = Warehouse(poisoned.database, tmp_path)
+    shown = "select body::jsonb ->> 'ip' as ip from staging.raw_logins where message_id = 'neighbour-1'"
+    dbt(poisoned.database, ["show", "--inline", shown], tmp_path)
 
-    dbt(elsewhere, "show", "--inline", "select body::jsonb ->> 'ip' as ip from staging.raw_logins where message_id = 'neighbour-1'")
-
-    assert "output" in holding(elsewhere, PLANTED)
+    assert "output" in holding(Warehouse(poisoned.database, tmp_path), PLANTED)

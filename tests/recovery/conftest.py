@@ -17,7 +17,7 @@ from psycopg import sql
 from loader.migrate import migrate
 from sandbox.postgres import Postgres
 from sandbox.sample_events import sample_events
-from tests.support import DATABASE_FILES, ROOT, Database, create_copy, environment, run
+from tests.support import DATABASE_FILES, Database, create_copy, dbt, environment, run
 
 PII_ROLES = ("pii_requester", "pii_approver", "privacy_officer")
 numbers = itertools.count(1)
@@ -84,7 +84,7 @@ class Masked:
 
     def dbt(self, *words: str) -> None:
         """Run dbt to its end, which must be a good one."""
-        done = run(["python", "-m", "dbt.cli.main", *words], self.environment, cwd=ROOT / "dbt_project", timeout_seconds=600)
+        done = dbt(self.database, list(words), self.target)
         assert done.returncode == 0, done.stdout
 
     def mask(self) -> None:

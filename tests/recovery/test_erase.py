@@ -4,16 +4,18 @@ import itertools
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from psycopg import errors
 
 from tests.recovery.conftest import Masked, Message, begin_judging, login, message, wait_until
-from tests.support import ROOT
+from tests.support import run
+
+if TYPE_CHECKING:
+    import subprocess
 
 HIS = (
     "erased", "erased, long ago", "erased, rejected", "erased, cut off", "erased, in an array", "erased, in bytes", "erased, in a sentence"
@@ -25,10 +27,9 @@ def erase(masked: Masked, user_id: str = "u-erased") -> str:
     return masked.recovery("erase", stdin=f"{user_id}\n")
 
 
-def run_erase(masked: Masked, user_ids: bytes) -> "subprocess.CompletedProcess[bytes]":
+def run_erase(masked: Masked, user_ids: bytes) -> "subprocess.CompletedProcess[str]":
     """Run the command on a list of bytes, to whatever end."""
-    command = [sys.executable, "-m", "recovery", "erase"]
-    return subprocess.run(command, env=masked.environment, cwd=ROOT, input=user_ids, capture_output=True, timeout=120, check=False)
+    return run(["python", "-m", "recovery", "erase"], masked.environment, stdin=user_ids)
 
 
 def present(masked: Masked, relation: str, messages: list[Message]) -> set[str]:
@@ -204,10 +205,10 @@ def test_erase_refuses_where_a_partition_is_detached_and_names_it(masked: Masked
     with masked.connect() as admin:
         admin.execute(f"alter table {parent} detach partition {partition}".encode())
         done = run_erase(masked, b"u-erased\n")
-        assert (done.returncode, done.stdout) == (os.EX_SOFTWARE, b"")
+        assert (done.returncode, done.stdout) == (os.EX_SOFTWARE, "")
         name = partition.partition(".")[2]
-        assert done.stderr.decode().startswith(f"{name} is detached, and this act must see all rows; attach it or drop it, then try again")
-        assert done.stderr.count(b"\n") == 1
+        assert done.stderr.startswith(f"{name} is detached, and this act must see all rows; attach it or drop it, then try again")
+        assert done.stderr.count("\n") == 1
         assert masked.rows("select from recovery.tombstones") == []
         # control: without it
         admin.execute(f"drop table {partition}".encode())
@@ -218,39 +219,39 @@ def test_a_number_as_user_id_is_erased_however_it_is_spelled(masked: Masked) -> 
     body = login("u-other", "192.0.2.1", "000-00-0001").body
     masked.land(message(body.replace('"u-other"', spelled)) for spelled in ("1e2", "100", "100.5"))
     masked.dbt("run")
-    assert run_erase(masked, b"100\n").stdout == b"erased: 2 raw messages, 0 logins, 2 rejections\n"
+    assert run_erase(masked, b"100\n").stdout == "erased: 2 raw messages, 0 logins, 2 rejections\n"
 
 
 def test_erasing_twice_is_harmless(masked: Masked) -> None:
     erase(masked)
     again = run_erase(masked, b"u-erased\n")
-    assert again.stdout == b"erased: 0 raw messages, 0 logins, 0 rejections\n"
+    assert again.stdout == "erased: 0 raw messages, 0 logins, 0 rejections\n"
     assert masked.value("select count(*) from recovery.tombstones") == 1
 
 
 def test_a_list_from_another_system_is_read_as_it_is_meant(masked: Masked) -> None:
     done = run_erase(masked, b"\xef\xbb\xbf\r\nu-old\r\n \tu-erased \r\n\r\nu-old-shared")
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        b"erased: 1 raw messages, 1 logins, 0 rejections",
-        b"erased: 7 raw messages, 2 logins, 5 rejections",
-        b"erased: 1 raw messages, 1 logins, 0 rejections",
+        "erased: 1 raw messages, 1 logins, 0 rejections",
+        "erased: 7 raw messages, 2 logins, 5 rejections",
+        "erased: 1 raw messages, 1 logins, 0 rejections",
     ]
 
 
 @pytest.mark.parametrize("line", [b"u-\xff", b"u-\0", "u-old".encode("utf-16")], ids=["Latin-1", "NUL", "UTF-16"])
 def test_a_list_that_is_no_text_erases_nobody(masked_for_module: Masked, line: bytes) -> None:
     done = run_erase(masked_for_module, b"u-old\n" + line + b"\n")
-    assert (done.returncode, done.stdout) == (os.EX_DATAERR, b"")
-    assert re.fullmatch(rb"line 2 (is not UTF-8|holds a NUL); save the list as UTF-8 text; nothing was erased\n", done.stderr)
+    assert (done.returncode, done.stdout) == (os.EX_DATAERR, "")
+    assert re.fullmatch(r"line 2 (is not UTF-8|holds a NUL); save the list as UTF-8 text; nothing was erased\n", done.stderr)
     assert masked_for_module.rows("select from recovery.tombstones") == []
 
 
 def test_an_id_that_matches_nothing_is_said_by_its_line_and_the_others_are_erased(masked: Masked) -> None:
     done = run_erase(masked, b"u-old\nU-ERASED\nu-erased\n")
     assert done.returncode == os.EX_DATAERR
-    assert done.stderr == b"line 2 matched nothing; compare the id with what the producer sends\n"
-    assert done.stdout.splitlines()[2] == b"erased: 7 raw messages, 2 logins, 5 rejections"
+    assert done.stderr == "line 2 matched nothing; compare the id with what the producer sends\n"
+    assert done.stdout.splitlines()[2] == "erased: 7 raw messages, 2 logins, 5 rejections"
     assert masked.rows("select from recovery.scrubs") == []
 
 
@@ -338,7 +339,7 @@ def test_a_blank_user_id_erases_nothing(masked: Masked) -> None:
     with masked.connect("privacy_officer") as officer, pytest.raises(errors.InvalidParameterValue):
         officer.execute("select recovery.erase(array['u-old', '  '])")
     assert masked.rows("select from recovery.tombstones") == []
-    assert run_erase(masked, b"\n \n").stderr == b"no user_id is given; write one a line to standard input\n"
+    assert run_erase(masked, b"\n \n").stderr == "no user_id is given; write one a line to standard input\n"
 
 
 def test_erasing_waits_for_a_dbt_model_that_has_read_the_person_already(masked: Masked) -> None:

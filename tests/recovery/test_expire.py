@@ -10,7 +10,7 @@ import pytest
 from psycopg import errors
 
 from tests.recovery.conftest import Masked, Message, login, wait_until
-from tests.support import ROOT, run
+from tests.support import dbt
 
 
 def exists(masked: Masked, relation: str) -> bool:
@@ -240,7 +240,7 @@ def test_loading_and_judging_go_on_when_todays_partition_was_detached_by_hand_an
     masked.land([one])
     by_hand(masked, one.partition)
     counts = "assert_every_listed_message_has_its_body"
-    done = run(["python", "-m", "dbt.cli.main", "test", "--select", counts], masked.environment, cwd=ROOT / "dbt_project")
+    done = dbt(masked.database, ["test", "--select", counts], masked.target)
     assert f"FAIL 1 {counts}" in done.stdout, done.stdout
 
     # the loader makes the partition of a day that it finds missing: here it attaches the one that is there

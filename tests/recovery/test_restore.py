@@ -47,6 +47,7 @@ def restored(masked: Masked, story: dict[str, Message], tmp_path: Path) -> Itera
         yield Masked(new, masked.target)
 
 
+@pytest.mark.slow
 def test_recovery_goes_on_after_a_restore_into_a_younger_server(restored: Masked, story: dict[str, Message]) -> None:
     opened = restored.value("select opened_xid::text::bigint from recovery.reveals")
     # control, for the server is younger

@@ -37,6 +37,7 @@ def client(program: str, database: Database, *words: str) -> subprocess.Complete
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_superuser", [True, False])
 def test_a_dump_restored_into_a_fresh_server_goes_on(
     masked: Database, queue: Queue, passwords: Mapping[str, str], tmp_path: Path, *, is_superuser: bool

@@ -22,7 +22,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sandbox.postgres import Postgres
 from tests import canaries, support
-from tests.judging import forked_dbt
 from tests.support import Database, environment
 from tests.whole.model import ADDRESSES, Model, Sent
 from tests.whole.world import BACKUP, STATEMENTS, TEMPLATE, World, new_id, new_world
@@ -294,7 +293,7 @@ class Whole(RuleBasedStateMachine):
 def world(
     postgres_server: Postgres, passwords: Mapping[str, str], template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
-    database = Database(postgres_server, forked_dbt.DATABASE, passwords)
+    database = Database(postgres_server, "whole", passwords)
     made = World(database, environment(database), tmp_path)
     for name in ("PGHOST", "PGPORT", "PGDATABASE"):
         monkeypatch.setenv(name, made.environ[name])

@@ -23,7 +23,7 @@ from loader.settings import LoaderSettings
 from loader.sqs import Depth, Failures, Message
 from recovery import session
 from sandbox.processes import wait_until
-from tests.judging import forked_dbt
+from tests import support
 from tests.support import DATABASE_FILES, Database, create_copy
 from tests.whole.model import ADDRESSES, Sent
 
@@ -191,7 +191,7 @@ class World:
         """Run dbt to its end."""
         self.runs += 1
         output = self.folder / f"dbt-{self.runs}"
-        process = forked_dbt.start(list(words), self.environ, output)
+        process = support.start_dbt(list(words), self.environ, output)
         process.join(TIMEOUT_SECONDS)
         assert process.exitcode in codes, (output / "output").read_text()
 
@@ -202,7 +202,7 @@ class World:
         self.runs += 1
         with self.database.connect(autocommit=False) as holder:
             holder.execute(STATEMENTS[statement].encode())
-            process = forked_dbt.start(["run", "--selector", "each_run"], self.environ, self.folder / f"dbt-{self.runs}")
+            process = support.start_dbt(["run", "--selector", "each_run"], self.environ, self.folder / f"dbt-{self.runs}")
             assert wait_until(lambda: bool(self.database.value(waits)) or not process.is_alive(), TIMEOUT_SECONDS)
             assert process.is_alive(), "the fault must have happened"
             process.kill()
