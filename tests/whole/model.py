@@ -55,6 +55,7 @@ class Model:
     persons: set[str] = field(default_factory=set)
     versions: dict[tuple[str, str], int] = field(default_factory=dict)  # by message and column
     version: int = 1
+    days: set[int] = field(default_factory=set)  # with a partition, be it empty
     locale_length: int = 32
     acts: Counter[str] = field(default_factory=Counter)
 
@@ -62,6 +63,7 @@ class Model:
         for one in messages:
             self.raw.setdefault(one.message_id, one)
             self.waiting.add(one.message_id)
+            self.days.add(one.days_ago)
 
     def judge(self, models: set[str], *, empty: bool = False) -> None:
         """A run of these models. An empty one still deletes the erased and takes off the list what has its outcome."""
@@ -94,8 +96,9 @@ class Model:
         self.acts["erased"] += 1
 
     def expire(self) -> None:
-        old = {one.days_ago for one in self.raw.values() if one.days_ago > RETENTION_DAYS}
-        for day in old - {one.days_ago for message_id, one in self.raw.items() if message_id not in self.masked.keys() | self.rejected}:
+        unjudged = {one.days_ago for message_id, one in self.raw.items() if message_id not in self.masked.keys() | self.rejected}
+        for day in {day for day in self.days if day > RETENTION_DAYS} - unjudged:
+            self.days.remove(day)
             self.raw = {message_id: one for message_id, one in self.raw.items() if one.days_ago != day}
             self.acts["expired"] += 1
 

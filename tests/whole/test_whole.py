@@ -214,7 +214,7 @@ class Whole(RuleBasedStateMachine):
             if not self.world.late:
                 self.world.scrub()
 
-    @precondition(lambda self: not self.world.late and any(one.days_ago for one in self.model.raw.values()))
+    @precondition(lambda self: not self.world.late and max(self.model.days, default=0) > 0)
     @rule()
     def expire(self) -> None:
         with self.effort.step("expire"):
