@@ -3,6 +3,7 @@
 All tests of a run share the one that they are forked from, so what it imports is collected from them before it starts.
 """
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -42,6 +43,7 @@ def command(module: str, words: list[str], cwd: Path) -> None:
     """`python -m MODULE WORDS…` in *cwd*."""
     os.chdir(cwd)
     sys.argv = [module, *words]
+    logging.root.handlers.clear()  # what was imported beside it has added one
     if os.environ.get("PYTHONWARNINGS"):
         warnings.simplefilter("default")
     import_module(f"{module}.__main__").main()

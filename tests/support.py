@@ -4,6 +4,7 @@ import contextlib
 import datetime as dt
 import os
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -267,7 +268,8 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run *command* to its end and return its output and exit code; one of ours, `python -m loader` for example, is forked."""
     if command[:2] != ["python", "-m"] or command[2] not in {"loader", "recovery", "sandbox"}:
-        return subprocess.run(command, env=environ, cwd=cwd, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+        words = [sys.executable if word == "python" else word for word in command]
+        return subprocess.run(words, env=environ, cwd=cwd, capture_output=True, text=True, timeout=timeout_seconds, check=False)
     with tempfile.TemporaryDirectory() as folder:
         given, output, errors = (Path(folder) / name for name in ("stdin", "stdout", "stderr"))
         given.write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
