@@ -53,7 +53,7 @@ query: $(SANDBOX) ## SQL="select …": run it as the analyst and print a table
 	@$(BIN)/python -m sandbox query -- "$$SQL"
 
 # worksteal: an idle worker takes tests from the other one.
-test: $(STAMP) ## run the tests that are quick, on servers that the tests start; every promise has one
+test: $(STAMP) ## run the tests that are quick, on servers that the tests start
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
 
 test-all: $(STAMP) ## run all tests, fault tests in short

@@ -9,6 +9,8 @@ from tests import canaries, support
 from tests.attacks.conftest import Talkative
 from tests.support import Database, Queue, run
 
+pytestmark = pytest.mark.slow
+
 ROLES = ("analyst", "transformer", "loader", "pii_requester", "pii_approver", "privacy_officer")
 SEEN = "select coalesce(string_agg(query, ' '), '') from public.pg_stat_statements"
 REVEAL = ("fraud", "case 1")

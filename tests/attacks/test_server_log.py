@@ -10,6 +10,8 @@ from tests import canaries
 from tests.attacks.conftest import Talkative
 from tests.support import DATABASE_FILES, Database
 
+pytestmark = pytest.mark.slow
+
 GROUPS = ("analyst", "pii_requester", "pii_approver", "privacy_officer", "transformer", "loader")
 
 

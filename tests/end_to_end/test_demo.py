@@ -14,6 +14,8 @@ from psycopg import sql
 from sandbox.sample_events import MALFORMED, NO_ADDRESSES, sample_events
 from tests.support import REAL_EVENTS, ROOT, Clone
 
+pytestmark = pytest.mark.slow
+
 RELATIONS = """
 select format('%I.%I', nspname, relname)
 from pg_class

@@ -19,6 +19,8 @@ from sandbox.emulator import Emulator
 from sandbox.postgres import Postgres
 from tests.support import Clone
 
+pytestmark = pytest.mark.slow
+
 SECRET = "192.0.2.123"
 
 

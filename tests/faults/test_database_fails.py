@@ -13,6 +13,8 @@ import pytest
 from sandbox.processes import own_by_unprivileged
 from tests.faults.trial import FULL, Fault, Moment, Trial, before_commit, commits_blocked, lose, mid_copy, survive
 
+pytestmark = pytest.mark.slow
+
 
 def postgres_crashes_at(moment: Moment) -> Fault:
     """It stops `immediate` and is started again, and the loader goes on by itself."""

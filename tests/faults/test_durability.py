@@ -26,6 +26,8 @@ from tests.faults import proxy
 from tests.faults.trial import IDS
 from tests.support import DATABASE_FILES, ROOT, Database, environment
 
+pytestmark = pytest.mark.slow
+
 # The server is durable, and flushes what is committed asynchronously as late as it can.
 SETTINGS = postgres.SETTINGS | {
     "wal_writer_delay": "10s",

@@ -5,6 +5,8 @@ import pytest
 from tests.faults.proxy import Direction, Proxy
 from tests.faults.trial import FULL, IDS, Fault, Trial, lose, survive
 
+pytestmark = pytest.mark.slow
+
 
 def network(side: str, trouble: str) -> Fault:
     def fault(trial: Trial) -> None:

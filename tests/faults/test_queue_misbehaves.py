@@ -6,6 +6,8 @@ import pytest
 
 from tests.faults.trial import IDS, Fault, Trial, after_commit, before_copy, lose, survive
 
+pytestmark = pytest.mark.slow
+
 DAY = dt.timedelta(days=1)
 
 

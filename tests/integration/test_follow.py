@@ -17,6 +17,8 @@ from benchmarks.stub import Stub
 from sandbox.processes import free_port, wait_until
 from tests.support import ROOT, Database, Queue
 
+pytestmark = pytest.mark.slow
+
 Environment = dict[str, str]
 
 

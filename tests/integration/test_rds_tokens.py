@@ -24,6 +24,8 @@ from tests.support import ROOT, Database, Queue, run
 from tests.support import environment as environment_of
 from tests.tls import TlsServer, serving
 
+pytestmark = pytest.mark.slow
+
 ACCESS_KEY = "AKIDEXAMPLE"
 SECRET = "a-made-up-secret"
 SESSION = "a-made-up-session"

@@ -15,6 +15,8 @@ from sandbox.processes import wait_until
 from tests.support import ROOT, Database, Queue, run
 from tests.tls import TlsServer, serving
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = {
     "drain": ["python", "-m", "loader", "drain"],
     "migrate": ["python", "-m", "loader", "migrate"],

@@ -16,6 +16,8 @@ from sandbox.processes import wait_until
 from tests.judging.conftest import GOOD, RUN_TIMEOUT_SECONDS, Project, Warehouse
 from tests.judging.stages import GATE, STAGES, WAIT_SECONDS, comes_to, gate, transactions, waits
 
+pytestmark = pytest.mark.slow
+
 FULL = os.environ.get("FAULTS") == "full"
 SEEDS = range(10 if FULL else 2)
 PAIRS = 50 if FULL else 3

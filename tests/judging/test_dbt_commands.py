@@ -6,6 +6,8 @@ import pytest
 
 from tests.judging.conftest import GOOD, LOGIN, Project, Warehouse
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = {"m1": GOOD, "m2": GOOD.replace("u1", "u2"), "bad": "oops"}
 VIEWS = ["daily_logins", "daily_reconciliation", "shared_devices", "shared_ips", "user_logins"]
 # Every object of the database, with its owner, its grants and, where it has some, its query.

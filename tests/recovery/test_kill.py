@@ -19,6 +19,8 @@ from sandbox.postgres import SETTINGS, THROWAWAY_SETTINGS, Postgres
 from tests.recovery.conftest import Masked, Message, wait_until
 from tests.support import DATABASE_FILES, ROOT, Database, create_copy
 
+pytestmark = pytest.mark.slow
+
 MASKED_TEMPLATE = "recovery_template"
 
 
