@@ -48,12 +48,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def million(
-    postgres_server: Postgres, passwords: Mapping[str, str], template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Masked]:
+def million(postgres_server: Postgres, passwords: Mapping[str, str], template: str) -> Iterator[Masked]:
     """A million logins, landed and masked; the tests share it and each looks at its own."""
-    target = tmp_path_factory.mktemp("dbt")
-    for made in copy_of(postgres_server, passwords, template, target):
+    for made in copy_of(postgres_server, passwords, template):
         with made.connect() as admin:
             admin.execute(
                 "select staging.ensure_partitions(array_agg(day::date)) "

@@ -7,15 +7,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import psycopg
 import pytest
-from psycopg import errors
 
 from recovery import session
-from tests.recovery.conftest import Masked, Message, begin_judging, login, wait_until
-from tests.support import run
+from tests.recovery.conftest import Masked, Message, login
 
-TOKENS = "select message_id, masked_ip, masked_device_id from marts.user_logins"
+TOKENS = "select message_id, masked_ip, masked_device_id, masked_network from marts.user_logins order by 1"
 # nobody is two people: one version at a time, and as many logins, addresses, devices and shared ones as before
 PICTURE = """
     select
@@ -27,87 +24,54 @@ PICTURE = """
 """
 
 
-def pairs(before: list[tuple[str, ...]], after: list[tuple[str, ...]]) -> set[tuple[str, str]]:
-    """Old and new token of each login's address and device."""
-    new = {message_id: tokens for message_id, *tokens in after}
-    assert len(new) == len(before)
-    return {(old, changed) for message_id, *tokens in before for old, changed in zip(tokens, new[message_id], strict=True)}
-
-
-def expire_now(masked: Masked) -> None:
-    assert masked.recovery("expire").splitlines()[-1] == "2 days expired"
-
-
-def test_every_token_changes_one_to_one(masked: Masked) -> None:
+def test_every_token_changes_one_to_one_for_analysts_dbt_reveals_and_tombstones(masked: Masked, story: dict[str, Message]) -> None:
+    masked.recovery("erase", stdin="u-erased\n")
     before = masked.rows(TOKENS)
+    old_token, _ = masked.tokens(story["old"])
+
     said = masked.recovery("rotate")
+
     after = masked.rows(TOKENS)
-
-    matched = pairs(before, after)
-    assert len(matched) == len({old for old, _ in matched}) == len({new for _, new in matched})
-    assert all(old.startswith("v1:") and new.startswith("v2:") and old[3:] != new[3:] for old, new in matched)
-    assert f"{len(before)} logins changed" in said
+    changed = {(old, new) for was, now in zip(before, after, strict=True) for old, new in zip(was, now, strict=True) if old}
+    ids = {(message_id, message_id) for message_id, *_ in before}
+    pairs = changed - ids
+    assert ids <= changed
+    assert len(pairs) == len({old for old, _ in pairs}) == len({new for _, new in pairs})
+    assert all(old.startswith("v1:") and new.startswith("v2:") and old[3:] != new[3:] for old, new in pairs)
+    assert said.startswith(f"{len(before)} logins changed, ")
     assert "\n0 logins keep" in said
-
-
-def test_the_new_tokens_are_those_that_dbt_gives_from_then_on(masked: Masked, story: dict[str, Message]) -> None:
-    masked.recovery("rotate")
+    # a value can be revealed by its new token and no longer by the old
+    new_token, _ = masked.tokens(story["old"])
+    assert masked.reveal(old_token, new_token) == {(new_token, story["old"].event["ip"])}
+    # dbt gives the new tokens from then on, and knows who was erased
     again = login("u-again", story["new shared"].event["ip"], "canary-device-shared")
-    masked.land([again])
+    masked.land([again, story["erased"]])
     masked.mask()
     assert masked.tokens(again) == masked.tokens(story["new shared"]) == masked.tokens(story["old shared"])
+    assert masked.present("marts.user_logins", [story["erased"]]) == masked.present("staging.raw_logins", [story["erased"]]) == set()
 
 
-def test_a_value_can_be_revealed_by_its_new_token_and_no_longer_by_the_old(masked: Masked, story: dict[str, Message]) -> None:
-    old = masked.tokens(story["old"])[0]
+def test_the_old_keys_and_tokens_are_gone_from_the_files(masked: Masked) -> None:
+    # keys and tokens of this database alone: its template has the first ones
     masked.recovery("rotate")
-    new = masked.tokens(story["old"])[0]
-    with masked.connect("pii_requester") as requester, masked.connect("pii_approver") as approver:
-        row = requester.execute("select recovery.request_reveal(%s, 'fraud', 'case 1')", ([old, new],)).fetchone()
-        approver.execute("select recovery.approve_reveal(%s)", row)
-        requester.execute("select recovery.open_reveal(%s)", row)
-        found = requester.execute("select token, plain_value from recovery.read_reveal(%s)", row).fetchall()
-    assert found == [(new, story["old"].event["ip"])]
-
-
-def test_the_old_keys_are_gone_from_the_table_and_from_the_files(masked: Masked) -> None:
-    # keys of this database alone: its template has the first ones
-    masked.recovery("rotate")
-    keys = masked.rows("select domain, inner_block, outer_block from masking.keys where domain != 'erased_user'")
+    keys = masked.rows("select inner_block, outer_block from masking.keys where domain != 'erased_user'")
+    token = masked.value("select masked_device_id from marts.user_logins where user_id = 'u-old'")
     assert len(keys) >= 3
     # control: they are in the files
-    assert all(masked.files_with(bytes(inner)) for _, inner, _ in keys)
+    assert all(masked.files_with(secret) for secret in (token, *(inner for inner, _ in keys)))
 
     masked.recovery("rotate")
 
-    for _, inner, outer in keys:
-        assert masked.files_with(bytes(inner)) == set()
-        assert masked.files_with(bytes(outer)) == set()
+    assert not any(masked.files_with(block) for key in keys for block in key)
     assert masked.rows("select domain, version from masking.keys where version != 3") == [("erased_user", 1)]
-
-
-def test_the_old_tokens_are_gone_from_the_files(masked: Masked) -> None:
-    masked.recovery("rotate")
-    old = masked.value("select masked_device_id from marts.user_logins where user_id = 'u-old'")
-    assert masked.files_with(old)
-
-    masked.recovery("rotate")
-
     # what ANALYZE noted of user_logins is replaced, and its old bytes are used again: docs/privacy-officer.md
-    assert masked.files_with(old) <= masked.statistics_files()
-
-
-def test_tombstones_outlive_a_rotation(masked: Masked, story: dict[str, Message]) -> None:
-    masked.recovery("erase", stdin="u-erased\n")
-    masked.recovery("rotate")
-    masked.land([story["erased"]])
-    masked.mask()
-    assert masked.value("select count(*) from marts.user_logins where user_id = 'u-erased'") == 0
-    assert masked.value("select count(*) from staging.raw_logins where body like '%\"u-erased\"%'") == 0
+    noted = "select pg_relation_filepath(oid) from pg_class where 'pg_statistic'::regclass in (oid, {0}) or oid = {0}"
+    statistics = masked.rows(noted.format("(select reltoastrelid from pg_class where oid = 'pg_statistic'::regclass)"))
+    assert masked.files_with(token) <= {path for (path,) in statistics}
 
 
 def test_logins_whose_value_has_expired_keep_their_token_and_become_unlinkable(masked: Masked, story: dict[str, Message]) -> None:
-    expire_now(masked)
+    masked.recovery("expire")
     kept, moved = masked.tokens(story["old"]), masked.tokens(story["old shared"])
 
     said = masked.recovery("rotate")
@@ -128,98 +92,59 @@ def test_a_rotation_waits_for_whoever_reads_what_is_masked_and_writes_nothing_un
     """An open transaction that has read the view, such as dbt's, holds the keys: many attempts leave no heap of dead rows."""
     monkeypatch.setattr(session, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(session, "PATIENCE_SECONDS", 3.0)
-    size = "select sum(pg_total_relation_size(relid)) from pg_partition_tree('marts.user_logins')"
-    before, size_before, keys_before = masked.rows(TOKENS), masked.value(size), masked.value("select pg_relation_size('masking.keys')")
+    sizes = "select sum(pg_total_relation_size(relid)), pg_relation_size('masking.keys') from pg_partition_tree('marts.user_logins')"
+    before, sizes_before = masked.rows(TOKENS), masked.rows(sizes)
     with masked.connect("transformer", autocommit=False) as dbt, masked.connect("privacy_officer") as officer:
         assert dbt.execute("select masked_ip from staging.logins limit 1").fetchall()
         officer.execute("set lock_timeout = '50ms'")
         with pytest.raises(session.RecoveryError, match="another transaction holds what this act needs, such as a dbt run; run it again"):
             session.call(officer, "select * from recovery.rotate()")
-        assert masked.rows(TOKENS) == before
-        assert masked.value(size) == size_before
-        assert masked.value("select pg_relation_size('masking.keys')") == keys_before
+        assert (masked.rows(TOKENS), masked.rows(sizes)) == (before, sizes_before)
         dbt.rollback()
         # control: with that transaction over, it does not wait
         assert session.call(officer, "select * from recovery.rotate()")
 
 
-def test_a_rotation_waits_for_a_dbt_model_that_is_masking_with_the_old_keys(masked: Masked) -> None:
-    with masked.connect("transformer", autocommit=False) as dbt, masked.connect("privacy_officer") as officer:
-        officer.execute("set lock_timeout = '200ms'")
-        begin_judging(dbt)
-        with pytest.raises(errors.LockNotAvailable):
-            officer.execute("select recovery.rotate()")
-        dbt.rollback()
-        # control: with dbt's transaction over, it does not wait
-        officer.execute("select recovery.rotate()")
-
-
-def test_analysts_never_see_two_versions_and_no_query_of_theirs_fails(masked: Masked) -> None:
+def test_analysts_never_see_two_versions_and_no_query_of_theirs_fails_or_keeps_old_bytes(masked: Masked) -> None:
     rotated = threading.Event()
-    seen: Counter[str] = Counter()
-    failures: list[psycopg.Error] = []
 
-    def look() -> None:
+    def look(query: str) -> Counter[str]:
+        seen: Counter[str] = Counter()
         with masked.connect("analyst") as analyst:
             analyst.execute("set statement_timeout = '30s'")
-            try:
-                while not rotated.is_set():
-                    seen[str(analyst.execute(PICTURE.encode()).fetchone())] += 1
-            except psycopg.Error as error:
-                failures.append(error)
+            while not rotated.is_set():
+                seen[str(analyst.execute(query.encode()).fetchone())] += 1
+        return seen
 
-    analysts = [threading.Thread(target=look) for _ in range(3)]
-    for analyst in analysts:
-        analyst.start()
-    for _ in range(3):
-        masked.recovery("rotate")
-    rotated.set()
-    for analyst in analysts:
-        analyst.join()
+    with ThreadPoolExecutor() as analysts:
+        looking = [analysts.submit(look, PICTURE) for _ in range(3)]
+        # queries that always overlap: there is no moment at which nobody may look back
+        overlapping = [analysts.submit(look, "select count(*), pg_sleep(0.3) from analytics.user_logins") for _ in range(3)]
+        try:
+            for _ in range(2):
+                masked.recovery("rotate")
+        finally:
+            rotated.set()
+        seen = sum((one.result() for one in looking), Counter())
+        assert sum((one.result() for one in overlapping), Counter())
 
-    assert failures == []
+    assert masked.rows("select from recovery.scrubs") == []
     assert seen.total() > 10
     assert len(seen) == 1
-
-
-def test_queries_that_always_overlap_do_not_keep_the_old_tokens_in_the_files(masked: Masked) -> None:
-    scrubbed = threading.Event()
-
-    def look() -> None:
-        with masked.connect("analyst") as analyst:
-            while not scrubbed.is_set():
-                analyst.execute("select count(*), pg_sleep(1) from analytics.user_logins")
-
-    analysts = [threading.Thread(target=look) for _ in range(4)]
-    for analyst in analysts:
-        analyst.start()
-    try:
-        masked.recovery("rotate")
-    finally:
-        scrubbed.set()
-        for analyst in analysts:
-            analyst.join()
-    assert masked.rows("select from recovery.scrubs") == []
-
-
-def test_control_a_change_that_is_not_one_transaction_is_seen(masked: Masked) -> None:
-    picture = masked.rows(PICTURE, "analyst")
-    with masked.connect() as admin:
-        admin.execute("update marts.user_logins set masked_ip = 'v2' || substr(masked_ip, 3) where message_id < '8'")
-    assert masked.rows(PICTURE, "analyst") != picture
+    # control: a change that is not one transaction is seen
+    masked.execute("update marts.user_logins set masked_ip = 'v2' || substr(masked_ip, 3) where message_id < '8'")
+    assert str(masked.rows(PICTURE, "analyst")[0]) not in seen
 
 
 def test_a_login_that_is_not_masked_as_its_message_says_stops_the_rotation_and_nothing_changes(
     masked: Masked, story: dict[str, Message]
 ) -> None:
-    with masked.connect() as admin:
-        admin.execute("update marts.user_logins set masked_ip = %s where message_id = %s", (f"v1:{'0' * 32}", story["old"].message_id))
+    masked.execute(f"update marts.user_logins set masked_ip = 'v1:{'0' * 32}' where message_id = '{story['old'].message_id}'")
     before, keys = masked.rows(TOKENS), masked.rows("select * from masking.keys")
-    done = run(["python", "-m", "recovery", "rotate"], masked.environment)
+    done = masked.run("rotate")
     assert done.returncode == os.EX_SOFTWARE
     assert "\n1 tokens are not made of their message; a rule in database/6_fields.sql changed after they were made" in done.stderr
-    assert masked.rows(TOKENS) == before
-    assert masked.rows("select * from masking.keys") == keys
+    assert (masked.rows(TOKENS), masked.rows("select * from masking.keys")) == (before, keys)
 
 
 def test_two_rotations_at_once_both_end_well_one_after_the_other(masked: Masked) -> None:
@@ -235,11 +160,10 @@ def test_a_domain_that_is_declared_around_a_rotation_has_its_key_and_is_masked(m
     """Before one rotation, and between two. The logins of before have no token of it, and gain none."""
     if rotations == 2:
         masked.recovery("rotate")
-    with masked.connect() as admin:
-        admin.execute(
-            "set role pipeline_owner; insert into masking.fields (column_name, field, max_length, is_required, domain, canonical_form) "
-            "values ('masked_email', 'email', 256, false, 'email', 'as_sent'); select masking.apply_fields()"
-        )
+    masked.execute(
+        "set role pipeline_owner; insert into masking.fields (column_name, field, max_length, is_required, domain, canonical_form) "
+        "values ('masked_email', 'email', 256, false, 'email', 'as_sent'); select masking.apply_fields()"
+    )
     masked.recovery("rotate")
     assert masked.value("select array_agg(distinct version) from masking.keys where domain in ('ip', 'network')") == [rotations + 1]
     assert masked.value("select version from masking.keys where domain = 'email'") == 2
@@ -250,17 +174,12 @@ def test_a_domain_that_is_declared_around_a_rotation_has_its_key_and_is_masked(m
     assert tokens == [(f"v{rotations + 1}:", "v2:")]
 
 
-def test_a_migration_that_declares_a_domain_and_a_rotation_take_turns(masked: Masked) -> None:
-    """The key that is committed while the rotation waits for it rotates with the others."""
-    with masked.connect(autocommit=False) as admin, ThreadPoolExecutor() as officers:
+def test_a_migration_that_declares_a_domain_and_a_rotation_take_turns(unmasked: Masked) -> None:
+    """The key that is committed while the rotation waits for it rotates with the others, though nothing was masked yet."""
+    with unmasked.connect(autocommit=False) as admin, ThreadPoolExecutor() as officers:
         admin.execute("set local role pipeline_owner; select masking.create_key('email')")
-        rotation = officers.submit(masked.recovery, "rotate")
-        wait_until(masked, "select from pg_locks where not granted")
+        rotation = officers.submit(unmasked.recovery, "rotate")
+        unmasked.wait_until("select from pg_locks where not granted")
         admin.commit()
-        assert "logins changed" in rotation.result()
-    assert masked.value("select version from masking.keys where domain = 'email'") == 2
-
-
-def test_a_rotation_before_anything_was_masked_changes_the_keys_alone(unmasked: Masked) -> None:
-    assert "0 logins changed" in unmasked.recovery("rotate")
-    assert {version for (version,) in unmasked.rows("select version from masking.keys where domain != 'erased_user'")} == {2}
+        assert "0 logins changed" in rotation.result()
+    assert unmasked.rows("select distinct version from masking.keys where domain != 'erased_user'") == [(2,)]
