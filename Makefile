@@ -14,7 +14,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed load rejudge query test test-all test-faults test-whole mutants snapshot lint lint-deploy bench install lock
+.PHONY: help demo up down clean seed load rejudge query test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -59,6 +59,11 @@ test: $(STAMP) ## run the tests that are quick, on servers that the tests start
 test-all: $(STAMP) ## run all tests, fault tests in short
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
+coverage: $(STAMP) ## print which lines of loader/, recovery/ and sandbox/ no test of `test-all` runs
+	@mkdir -p .coverage && $(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest --numprocesses 2 --dist worksteal
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
 test-faults: $(STAMP) ## kill and cut everything the pipeline runs on, at length, and count that nothing is lost
 	@FAULTS=full $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --timeout 1200 --junit-xml .pytest_cache/faults.xml \
 		tests/faults tests/judging
@@ -66,7 +71,7 @@ test-faults: $(STAMP) ## kill and cut everything the pipeline runs on, at length
 test-whole: $(STAMP) ## play the whole pipeline against its model in whatever order comes, for WHOLE_MINUTES (30)
 	@WHOLE_MINUTES=$${WHOLE_MINUTES:-30} $(BIN)/python -m pytest -s tests/whole
 
-mutants: $(STAMP) ## break the SQL in some 200 places and print what no test notices (hours); FILE=rotate: only those whose name has that
+mutants: $(STAMP) ## break the SQL in some 80 places and print what no test notices (an hour); FILE=rotate: only those whose name has that
 	@$(BIN)/python -m tests.mutants
 
 snapshot: $(STAMP) ## rewrite what is generated for review: tests/access/privileges.txt, and the masking policy in docs/masking.md
