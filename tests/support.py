@@ -18,8 +18,7 @@ from dotenv import dotenv_values
 from psycopg import sql
 
 from loader.landing import storable
-from sandbox.emulator import Emulator
-from sandbox.login_queue import DEAD_LETTER_SUFFIX
+from sandbox.emulator import DEAD_LETTER_SUFFIX, Emulator
 from sandbox.postgres import Postgres
 from sandbox.sqs import REGION
 from tests import forks

@@ -15,7 +15,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from sandbox import login_queue
+from sandbox import seed
+from sandbox.emulator import DEAD_LETTER_SUFFIX
 from sandbox.sample_events import EVENTS, MALFORMED, sample_events
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Loader:
             urllib.request.urlopen(f"http://{self.killer}:9465", data=b"", timeout=5).close()
 
     def has_nothing_left(self) -> bool:
-        return login_queue.depth(self.queue_url) == 0 and self.metric("loader_messages_in_flight") == 0
+        return seed.depth(self.queue_url) == 0 and self.metric("loader_messages_in_flight") == 0
 
 
 FOLLOW = Loader("follow", "kill-loader", "login-queue")
@@ -89,7 +90,7 @@ CARELESS = Loader("careless", "kill-careless", "careless-queue")
 @contextmanager
 def sending(queue_url: str) -> Iterator[list[str]]:
     """Send logins all the while, and tell the MessageIds of those that the queue took."""
-    client: SQSClient = login_queue.client()
+    client: SQSClient = seed.client()
     sent: list[str] = []
     enough = threading.Event()
 
@@ -214,7 +215,7 @@ def test_a_killed_loader_and_a_crashed_server_lose_nothing(capsys: pytest.Captur
     wait_until(
         lambda: value("select count(*) from marts.user_logins where message_id = any(%s)", sent) == len(sent), "every one of them masked"
     )
-    assert login_queue.depth(FOLLOW.queue_url + login_queue.DEAD_LETTER_SUFFIX) == 0
+    assert seed.depth(FOLLOW.queue_url + DEAD_LETTER_SUFFIX) == 0
     with capsys.disabled():
         print(f"\n{len(sent)} messages sent, landed once and masked, across a killed loader and a crashed server")
 

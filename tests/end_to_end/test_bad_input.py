@@ -22,7 +22,7 @@ BODY = '{"ip": "192.0.2.1", "device_id": "000-00-0001"}'
     [
         (DRAIN, {"SQS_QUEUE_URL": ""}, os.EX_CONFIG, ["SQS_QUEUE_URL is not set"]),
         (DRAIN, {"SQS_QUEUE_URL": "foo"}, os.EX_CONFIG, [NO_URL]),
-        (SEED, {"SQS_QUEUE_URL": "foo"}, os.EX_CONFIG, [NO_URL]),
+        (SEED, {"SQS_QUEUE_URL": "foo"}, os.EX_UNAVAILABLE, ["foo", "SQS_QUEUE_URL"]),
         (DRAIN, {"PGHOST": ""}, os.EX_CONFIG, ["PGHOST is not set"]),
         (MIGRATE, {"PGHOST": ""}, os.EX_CONFIG, ["PGHOST is not set"]),
         (SEED, {"SQS_QUEUE_URL": ""}, os.EX_CONFIG, ["SQS_QUEUE_URL is not set"]),
@@ -33,7 +33,7 @@ BODY = '{"ip": "192.0.2.1", "device_id": "000-00-0001"}'
         (QUERY, {"PGPORT": "FREE"}, os.EX_UNAVAILABLE, ["Connection refused", "make up"]),
         (DRAIN, {"LOADER_PASSWORD": WRONG}, os.EX_NOPERM, ["LOADER_PASSWORD"]),
         (MIGRATE, {"ADMIN_PASSWORD": WRONG}, os.EX_NOPERM, ["ADMIN_PASSWORD"]),
-        (QUERY, {"ANALYST_PASSWORD": WRONG}, os.EX_NOPERM, ["password authentication failed", "ANALYST_PASSWORD"]),
+        (QUERY, {"ANALYST_PASSWORD": WRONG}, os.EX_UNAVAILABLE, ["password authentication failed", "ANALYST_PASSWORD"]),
         (DRAIN, {"SQS_QUEUE_URL": "ABSENT"}, os.EX_UNAVAILABLE, ["absent"]),
         (SEED, {"SQS_QUEUE_URL": "ABSENT"}, os.EX_UNAVAILABLE, ["absent", "make up"]),
         (DRAIN, {"AWS_ENDPOINT_URL": "FREE", "SQS_QUEUE_URL": "FREE"}, os.EX_UNAVAILABLE, ["127.0.0.1"]),
