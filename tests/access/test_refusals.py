@@ -16,6 +16,7 @@ DBT = "grant transformer to {role}"
 ON_DATABASE = "do $$ begin execute format('grant {} on database %I to {{role}}', current_database()); end $$"
 USAGE = "grant usage on schema staging, masking, marts, recovery to {role}; "
 POLICY = "create policy mine on staging.raw_logins to {role} using (true)"
+UNSECURED = f"{USAGE}grant select on masking.keys to {{role}}; alter table masking.keys disable row level security"
 READ = f"{USAGE}grant select on staging.raw_logins to {{role}}; {POLICY}"
 WRITE = f"{READ}; grant update, delete on staging.raw_logins to {{role}}"
 
@@ -44,28 +45,23 @@ HANGERS_ON = {
     "a rule": "create rule mine as on insert to {} do also select 1",
     "a policy": "create policy mine on {} using (true)",
     "row security": "alter table {} enable row level security",
-    "a column": "alter table {} add column mine text",
     "a default": "alter table {} alter column message_id set default 'mine'",
     "a check": "alter table {} add constraint mine check (message_id is not null)",
     "an index": "create index mine on {} (message_id)",
     "statistics": "create statistics analytics.mine on message_id, sent_at from {}",
     "a partition": "create table analytics.mine partition of {} default",
-    "a foreign key": "create table analytics.mine (m text, s timestamptz, foreign key (m, s) references {})",
+    "a foreign key": "create table analytics.m (m text, s timestamptz, foreign key (m, s) references {} (message_id, sent_at))",
     "a new owner": "alter table {} owner to transformer",
-    "a new name": "alter table {} rename to mine",
     "a comment": "comment on table {} is 'mine'",
     "nothing, dropping it": "drop table {} cascade",
     "nothing, emptying it": "truncate {}",
 }
 
-# By name: the statement, and the guard that is removed for it to succeed.
+# By name: the statement, and the guard that is removed for it to succeed. A table's name in braces is that of a partition of it.
 Attacks = dict[str, tuple[str, str]]
 OF_EVERY_ROLE: Attacks = {
     "reading the keys": ("select inner_block from masking.keys", OWNER),
-    "reading the keys by a grant made by mistake, without row security": (
-        "select inner_block from masking.keys",
-        f"{USAGE}grant select on masking.keys to {{role}}; alter table masking.keys disable row level security",
-    ),
+    "reading the keys without row security": ("select inner_block from masking.keys", UNSECURED),
     "reading what was migrated": ("select * from migrations.applied", SUPERUSER),
     "becoming the owner": ("set role pipeline_owner", OWNER),
     "becoming the administrator": ("set role postgres", SUPERUSER),
@@ -75,7 +71,7 @@ OF_EVERY_ROLE: Attacks = {
     "having the views read as their reader": ("alter view staging.unjudged_logins set (security_invoker)", OWNER),
     "reading personal values by name": ("select plain_value from staging.personal_values", OWNER),
     "reading the tokens of logins by name": ("select token from recovery.login_tokens", OWNER),
-    "reading a partition of staging": ("select body from {partition}", OWNER),
+    "reading a partition of staging": ("select body from {staging.raw_logins}", OWNER),
     "changing the masking policy": ("update masking.fields set max_length = 1", OWNER),
     "dropping a key": ("delete from masking.keys", OWNER),
     "turning row security off": ("alter table staging.raw_logins disable row level security", OWNER),
@@ -124,10 +120,7 @@ BUT_OF_DBT: Attacks = {
     "reading marts": ("select message_id from marts.user_logins", f"{USAGE}grant select on marts.user_logins to {{role}}"),
     "reading rejects": ("select reasons from marts.rejected_logins", f"{USAGE}grant select on marts.rejected_logins to {{role}}"),
     "reading what is masked": ("select masked_ip from staging.logins", DBT),
-    "taking tokens and bodies together": (
-        "select masked_ip, body from staging.logins inner join staging.raw_logins using (message_id)",
-        DBT,
-    ),
+    "taking tokens and bodies together": ("select masked_ip, body from staging.logins natural join staging.raw_logins", DBT),
 }
 OF_PEOPLE: Attacks = BUT_OF_DBT | {
     "creating a temp table": ("create temp table mine ()", ON_DATABASE.format("temporary")),
@@ -138,7 +131,6 @@ ATTACKS: dict[str, Attacks] = {
     "analyst": OF_PEOPLE
     | {
         "creating a table among the views": ("create table analytics.mine ()", "grant create on schema analytics to {role}"),
-        "creating a view": ("create view analytics.mine as select 1", "grant create on schema analytics to {role}"),
         "taking the barrier off a view": ("alter view analytics.shared_ips reset (security_barrier)", DBT),
     },
     "pii_requester": OF_PEOPLE | VIEW,
@@ -156,12 +148,9 @@ ATTACKS: dict[str, Attacks] = {
         "deleting a message": ("delete from staging.raw_logins", WRITE),
         "emptying staging": ("truncate staging.raw_logins", "grant truncate on staging.raw_logins to loader"),
         "locking staging": ("do $$ begin lock table staging.raw_logins; end $$", WRITE),
-        "choosing when a message landed": (
-            "insert into staging.raw_logins (message_id, sent_at, body, landed_at) select 'mine', now(), 'x', now()",
-            "grant insert (landed_at) on staging.raw_logins to loader",
-        ),
+        "choosing when a message landed": ("insert into staging.raw_logins select 'mine', now(), 'x', null, now()", OWNER),
         "a trigger on staging": (TRIGGER.format("staging.raw_logins"), "grant trigger on staging.raw_logins to loader"),
-        "dropping a partition": ("drop table {partition}", OWNER),
+        "dropping a partition": ("drop table {staging.raw_logins}", OWNER),
         "reading the work list": ("select count(*) from staging.unjudged", "grant select on staging.unjudged to loader"),
         "taking a message off the work list": ("delete from staging.unjudged", "grant select, delete on staging.unjudged to loader"),
         "emptying the work list": ("truncate staging.unjudged", "grant truncate on staging.unjudged to loader"),
@@ -170,14 +159,11 @@ ATTACKS: dict[str, Attacks] = {
     # it can hang nothing on what recovery and the loader work on
     "transformer": {
         f"{what} on {table}": (statement.format(table), VIEWS_OWNER)
-        for table in ("marts.user_logins", "marts.rejected_logins")
+        for table in ("staging.raw_logins", "marts.user_logins", "marts.rejected_logins")
         for what, statement in HANGERS_ON.items()
     }
     | {
-        "reading the keys through a view of its own": (
-            "create view analytics.mine as select * from masking.keys; select * from analytics.mine",
-            VIEWS_OWNER,
-        ),
+        "reading the keys through a view of its own": ("create view analytics.k as table masking.keys; table analytics.k", VIEWS_OWNER),
         "taking the keys over": ("alter table masking.keys owner to transformer", OWNER),
         "a foreign key on the keys": ("create table analytics.mine (d text references masking.keys)", OWNER),
         "a trigger on the keys": (TRIGGER.format("masking.keys"), OWNER),
@@ -187,18 +173,14 @@ ATTACKS: dict[str, Attacks] = {
         "changing a body": ("update staging.raw_logins set body = 'x'", OWNER),
         "deleting a message": ("delete from staging.raw_logins", OWNER),
         "landing a message": (INSERT, OWNER),
-        "a trigger on staging": (TRIGGER.format("staging.raw_logins"), OWNER),
         "statistics of bodies": ("alter table staging.raw_logins alter column body set statistics 100", OWNER),
-        "dropping a partition": ("drop table {partition}", OWNER),
+        "dropping a partition": ("drop table {staging.raw_logins}", OWNER),
         "making partitions": ("select staging.ensure_partitions(array[date '2024-02-29'])", OWNER),
         "a table in marts": ("create table marts.mine ()", OWNER),
         "changing a login": ("update marts.user_logins set masked_ip = 'v1:'", OWNER),
         "deleting a login": ("delete from marts.user_logins", OWNER),
-        "writing past the partitioned table": ("insert into {mart} select * from marts.user_logins limit 0", OWNER),
-        "putting a view in the place of the one that masks": (
-            "create or replace view staging.logins as select * from staging.unjudged_logins",
-            OWNER,
-        ),
+        "writing past the partitioned table": ("insert into {marts.user_logins} select * from marts.user_logins limit 0", OWNER),
+        "replacing the view that masks": ("create or replace view staging.logins as table staging.unjudged_logins", OWNER),
         "writing through a view": ("create rule mine as on insert to staging.logins do instead nothing", OWNER),
         "purging by its own list": ("select recovery.delete_messages(array['m'], array[now()])", OWNER),
         "granting staging on": (GRANT_ON, OWNER),
@@ -220,30 +202,23 @@ ACTS = {
 }
 
 
-def named(database: Database, statement: str) -> bytes:
-    """*statement* with the name of a partition of raw_logins where it says {partition}, and of user_logins where it says {mart}."""
-    for name, parent in (("{partition}", "staging.raw_logins"), ("{mart}", "marts.user_logins")):
-        if name in statement:
-            query = f"select inhrelid::regclass::text from pg_inherits where inhparent = '{parent}'::regclass"
-            statement = statement.replace(name, database.value(query))
-    return statement.encode()
-
-
 @pytest.mark.parametrize(("role", "attack"), [(role, attack) for role in LOGIN_ROLES for attack in OF_EVERY_ROLE | ATTACKS[role]])
 def test_the_role_is_refused(masked_for_all: Database, role: str, attack: str) -> None:
     """Logged in it is refused; with the guard removed, in a transaction that is rolled back, it succeeds."""
-    text, guard = (OF_EVERY_ROLE | ATTACKS[role])[attack]
-    statement = named(masked_for_all, text)
+    statement, guard = (OF_EVERY_ROLE | ATTACKS[role])[attack]
+    partitions = masked_for_all.rows("select inhparent::regclass::text, max(inhrelid::regclass::text) from pg_inherits group by 1")
+    for parent, partition in partitions:
+        statement = statement.replace(f"{{{parent}}}", partition)
     with masked_for_all.connect(role) as connection:
         # a convenience of the analyst's, which anybody may switch off
         connection.execute("set default_transaction_read_only = off")
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"^(permission denied|must be|access to library)"):
-            connection.execute(statement)
+            connection.execute(statement.encode())
 
     with masked_for_all.connect(autocommit=False) as connection:
         connection.execute(guard.replace("{role}", role).encode())
         connection.execute(sql.SQL("set local session authorization {}").format(sql.Identifier(role)))
-        result = connection.execute(statement)
+        result = connection.execute(statement.encode())
         assert result.description is None or result.rowcount > 0
         connection.rollback()
 
