@@ -10,11 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from psycopg import sql
 
 from sandbox.postgres import Postgres
 from sandbox.sample_events import sample_events
-from tests.support import REAL_EVENTS, Database, create_copy, dbt, environment, run
+from tests.support import REAL_EVENTS, Database, copied, create_copy, dbt, environment, run
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 numbers = itertools.count(1)
 # of one day for all, though midnight may pass while the tests run
 MIDDAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
-# a reveal, by the names of its commands: request takes tokens, the others what it returned
+# the steps of a reveal: request takes a list of tokens, the others the id that it returned
 REVEAL = {
-    "request": "select recovery.request_reveal(%s, 'fraud', 'case 1')",
-    "approve": "select recovery.approve_reveal(%s)",
-    "open": "select recovery.open_reveal(%s)",
-    "read": "select token, plain_value from recovery.read_reveal(%s)",
+    "request": "select recovery.request_reveal(array{}::text[], 'fraud', 'case 1')::text",
+    "approve": "select recovery.approve_reveal('{}')",
+    "open": "select recovery.open_reveal('{}')",
+    "read": "select token, plain_value from recovery.read_reveal('{}')",
 }
 
 
@@ -121,18 +120,15 @@ class Masked(Database):
 
     def opened(self, *tokens: str) -> str:
         """The id of a reveal of *tokens* that was requested, approved and opened."""
-        with self.connect("pii_requester") as requester, self.connect("pii_approver") as approver:
-            reveal_id = requester.execute(REVEAL["request"].encode(), [list(tokens)]).fetchone()
-            assert reveal_id
-            approver.execute(REVEAL["approve"].encode(), reveal_id)
-            requester.execute(REVEAL["open"].encode(), reveal_id)
-        return str(reveal_id[0])
+        reveal_id: str = self.value(REVEAL["request"].format(list(tokens)), "pii_requester")
+        self.execute(REVEAL["approve"].format(reveal_id), "pii_approver")
+        self.execute(REVEAL["open"].format(reveal_id), "pii_requester")
+        return reveal_id
 
-    def reveal(self, *tokens: str) -> set[tuple[str, str]]:
+    def reveal(self, *tokens: str) -> set[tuple[Any, ...]]:
         """Token and value of what a reveal gives, by all four steps, for fifty tokens at a time."""
-        with self.connect("pii_requester") as requester:
-            reveals = [self.opened(*tokens[start : start + 50]) for start in range(0, len(tokens), 50)]
-            return {(token, value) for one in reveals for token, value in requester.execute(REVEAL["read"].encode(), [one])}
+        reveals = [self.opened(*tokens[start : start + 50]) for start in range(0, len(tokens), 50)]
+        return {pair for one in reveals for pair in self.rows(REVEAL["read"].format(one), "pii_requester")}
 
     def files_with(self, needle: str | bytes) -> set[str]:
         """The server's data files, WAL aside, in which *needle* occurs after a checkpoint: heaps, indexes, catalogs, temporary files.
@@ -210,8 +206,5 @@ def unmasked(postgres_server: Postgres, passwords: Mapping[str, str], template: 
 def copy_of(server: Postgres, passwords: Mapping[str, str], template: str) -> Iterator[Masked]:
     """A database made from *template*, dropped at the end."""
     made = Masked(server, f"recovery_{next(numbers)}", passwords)
-    create_copy(server, made.name, template)
-    # who may connect stands on the database itself and is not copied: here everyone may, which is not what these tests are about
-    yield made
-    with server.connect() as connection:
-        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(made.name)))
+    with copied(server, passwords, made.name, template):
+        yield made

@@ -80,7 +80,7 @@ def test_acts_at_the_same_time_make_one_chain(unmasked: Masked) -> None:
     def act(_: int) -> None:
         with unmasked.connect("pii_requester") as requester:
             for _ in range(10):
-                requester.execute(REVEAL["request"].encode(), [[f"v1:{'0' * 32}"]])
+                requester.execute(REVEAL["request"].format([f"v1:{'0' * 32}"]).encode())
 
     with ThreadPoolExecutor(8) as people:
         list(people.map(act, range(8)))

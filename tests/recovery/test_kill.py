@@ -143,10 +143,10 @@ def test_a_reading_killed_with_the_server_stays_on_record(doomed: Masked) -> Non
     with doomed.connect("pii_requester", autocommit=False) as reader:
         # the requester does what can be done to have the record lost with the crash
         reader.execute("set synchronous_commit = off")
-        reveal_id = [doomed.value("select reveal_id from recovery.reveals")]
-        reader.execute(REVEAL["open"].encode(), reveal_id)
+        reveal_id = doomed.value("select reveal_id from recovery.reveals")
+        reader.execute(REVEAL["open"].format(reveal_id).encode())
         reader.commit()
-        assert len(reader.execute(REVEAL["read"].encode(), reveal_id).fetchall()) == 2
+        assert len(reader.execute(REVEAL["read"].format(reveal_id).encode()).fetchall()) == 2
         postgres.kill(doomed.server)
         with pytest.raises(psycopg.OperationalError):
             reader.execute("select")

@@ -82,15 +82,14 @@ def test_a_reading_waits_for_its_turn_in_the_record_and_is_not_used_up(masked: M
 def test_a_reading_that_a_time_out_ends_is_not_used_up(masked: Masked, story: dict[str, Message]) -> None:
     """On a mart so large that a second is not enough; here it is the lock on the raw messages that lasts longer."""
     token = masked.tokens(story["old"])[1]
-    reveal_id = masked.opened(token)
-    with masked.connect("pii_requester") as requester:
+    read = REVEAL["read"].format(masked.opened(token)).encode()
+    with masked.connect("pii_requester") as requester, masked.connect(autocommit=False) as holder:
         requester.execute("set statement_timeout = '1s'")
-        with masked.connect(autocommit=False) as holder:
-            holder.execute("lock table staging.raw_logins in access exclusive mode")
-            with pytest.raises(errors.QueryCanceled):
-                requester.execute(REVEAL["read"].encode(), [reveal_id])
-            holder.rollback()
-        assert requester.execute(REVEAL["read"].encode(), [reveal_id]).fetchall() == [(token, "canary-device-old")]
+        holder.execute("lock table staging.raw_logins in access exclusive mode")
+        with pytest.raises(errors.QueryCanceled):
+            requester.execute(read)
+        holder.rollback()
+        assert requester.execute(read).fetchall() == [(token, "canary-device-old")]
 
 
 def test_a_reading_searches_only_partitions_in_which_raw_messages_can_still_be(masked: Masked) -> None:

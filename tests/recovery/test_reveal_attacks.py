@@ -12,7 +12,6 @@ from tests.recovery.conftest import REVEAL, Masked, Message
 
 Connections = dict[str, psycopg.Connection[Any]]
 TOKEN = f"v1:{'0' * 32}"
-ISOLATION = "set default_transaction_isolation = '{}'"
 # what is done between the steps, by the requester unless somebody is named
 OTHERWISE = {
     "begin": "begin",
@@ -20,15 +19,16 @@ OTHERWISE = {
     "rollback": "rollback",
     "savepoint": "savepoint one",
     "back": "rollback to one",
-    "repeatable": ISOLATION.format("repeatable read"),
-    "serializable": ISOLATION.format("serializable"),
+    "repeatable": "set default_transaction_isolation = 'repeatable read'",
+    "serializable": "set default_transaction_isolation = 'serializable'",
     "unwritable": "set default_transaction_read_only = on",
     "reset": "reset all",
     "become": "set role pii_approver",
     "elsewhere": "select pg_current_xact_id()",
-    "hour": "update recovery.reveals set expires_at = clock_timestamp() where reveal_id = %s",
-    "restored": "update recovery.reveals set opened_xid = '4611686018427388904' where reveal_id = %s",
+    "hour": "update recovery.reveals set expires_at = clock_timestamp() where reveal_id = '{}'",
+    "restored": "update recovery.reveals set opened_xid = '4611686018427388904' where reveal_id = '{}'",
 }
+SNAPSHOT = "{0} request! reset request approver.{0} approve! approver.reset approver.approve {0} open! reset open {0} read! reset read"
 # Each step is its taker's, "person.open" that of a third person who has both roles; a step with ! is refused, another succeeds.
 ATTACKS = {
     "none (control)": "request approve open read",
@@ -40,14 +40,8 @@ ATTACKS = {
     "reading again after a rollback": "request approve open begin read rollback read!",
     "reading again after a savepoint": "request approve open begin savepoint read back read! commit read!",
     "opening and reading again": "request approve open open! read read! open!",
-    "each step in an older snapshot": (
-        "repeatable request! reset request approver.repeatable approve! approver.reset approve repeatable open! reset open "
-        "repeatable read! reset read"
-    ),
-    "each step in a serializable one": (
-        "serializable request! reset request approver.serializable approve! approver.reset approve serializable open! reset open "
-        "serializable read! reset read"
-    ),
+    "each step in an older snapshot": SNAPSHOT.format("repeatable"),
+    "each step in a serializable one": SNAPSHOT.format("serializable"),
     "reading without writing": "request approve open unwritable read! reset read",
     "approving after an hour": "request admin.hour approve!",
     "opening after an hour": "request approve admin.hour open!",
@@ -67,15 +61,15 @@ def connections(masked_for_module: Masked) -> Iterator[Connections]:
         admin.execute(f"create role {name} login password 'made-up'; grant pii_requester, pii_approver to {name}".encode())
         try:
             with psycopg.connect(admin.info.dsn, user=name, password="made-up", autocommit=True) as person:
-                yield {"admin": admin, "approve": approver, "approver": approver, "person": person, "": requester}
+                yield {"admin": admin, "requester": requester, "approver": approver, "person": person}
         finally:
             admin.execute(f"drop role {name}".encode())
 
 
-def refusal(connection: psycopg.Connection[Any], step: str, argument: object) -> list[str | None]:
-    """All that the server says when it refuses *step*."""
+def refusal(connection: psycopg.Connection[Any], statement: str) -> list[str | None]:
+    """All that the server says when it refuses *statement*."""
     with pytest.raises(errors.InsufficientPrivilege) as caught, connection.transaction():
-        connection.execute(REVEAL[step].encode(), [argument])
+        connection.execute(statement.encode())
     said = caught.value.diag
     return [said.message_primary, said.message_detail, said.message_hint, said.context, said.source_line]
 
@@ -84,33 +78,33 @@ def refusal(connection: psycopg.Connection[Any], step: str, argument: object) ->
 def test_a_value_is_given_once_on_record_and_to_whom_it_was_allowed(
     masked_for_module: Masked, connections: Connections, attack: str
 ) -> None:
-    token = masked_for_module.value("select masked_ip from analytics.shared_ips limit 1")
-    reveal_id: uuid.UUID | None = None
-    values = []
+    tokens = [masked_for_module.value("select masked_ip from analytics.shared_ips limit 1")]
+    reveal_id, values = "", []
     for one in ATTACKS[attack].split():
         who, _, step = one.rstrip("!").rpartition(".")
-        connection = connections[who or ("approve" if step == "approve" else "")]
-        argument = [token] if step == "request" else reveal_id
+        connection = connections[who or ("approver" if step == "approve" else "requester")]
+        statement = (REVEAL | OTHERWISE)[step].format(tokens if step == "request" else reveal_id)
         if one.endswith("!"):
             # in the words that are said of what does not exist
-            assert refusal(connection, step, argument) == refusal(connection, step, [] if step == "request" else uuid.uuid4())
-            assert refusal(connection, step, argument)[:3] == ["reveal refused", None, None]
-        elif step in REVEAL:
-            rows = connection.execute(REVEAL[step].encode(), [argument]).fetchall()
-            reveal_id = rows[0][0] if step == "request" else reveal_id
-            values += rows if step == "read" else []
-        else:
-            connection.execute(OTHERWISE[step].encode(), [reveal_id] if "%s" in OTHERWISE[step] else None)
+            nothing = REVEAL[step].format("[]" if step == "request" else uuid.uuid4())
+            assert refusal(connection, statement) == refusal(connection, nothing)
+            assert refusal(connection, statement)[:3] == ["reveal refused", None, None]
+            continue
+        done = connection.execute(statement.encode())
+        if step == "request":
+            reveal_id = done.fetchall()[0][0]
+        elif step == "read":
+            values += done.fetchall()
 
     record = masked_for_module.rows(f"select act from recovery.audit where details ->> 'reveal_id' = '{reveal_id}'")
-    assert bool(values) == (" read " in f"{ATTACKS[attack]} ")
+    assert bool(values) == ("read" in ATTACKS[attack].split())
     assert not values or ("reveal_opened",) in record
 
 
 def test_who_is_a_member_of_a_group_role_acts_in_their_own_name(masked_for_module: Masked, connections: Connections) -> None:
     person = connections["person"]
     person.execute("set role pii_requester")
-    person.execute(REVEAL["request"].encode(), [[TOKEN]])
+    person.execute(REVEAL["request"].format([TOKEN]).encode())
     assert masked_for_module.value("select actor from recovery.audit order by entry desc limit 1") == person.info.user
 
 
@@ -139,7 +133,7 @@ def test_a_request_that_asks_too_much_or_says_too_little_is_refused(
             requester.execute("select recovery.request_reveal(%s, %s, %s)", (tokens, purpose, legal_reference))
         assert masked_for_module.value(reveals) == before
         # control: fifty are allowed, for an hour
-        requester.execute(REVEAL["request"].encode(), [[TOKEN] * 50])
+        requester.execute(REVEAL["request"].format([TOKEN] * 50).encode())
     assert masked_for_module.value(reveals) == before + 1
 
 
