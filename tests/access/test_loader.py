@@ -12,10 +12,8 @@ MAKE = "select staging.ensure_partitions(array[date '{}'])"
 
 @pytest.mark.parametrize(
     "statement",
-    [
-        *(LIST.format(time) for time in ("infinity", "-infinity", "0044-03-15 BC", "12026-01-01")),
-        *(MAKE.format(day) for day in ("0044-03-15 BC", "12026-01-01")),
-    ],
+    [LIST.format(time) for time in ("infinity", "-infinity", "0044-03-15 BC", "12026-01-01")]
+    + [MAKE.format(day) for day in ("0044-03-15 BC", "12026-01-01")],
 )
 def test_a_time_that_would_stop_every_run_or_that_expiry_would_not_know_is_refused(masked_for_all: Database, statement: str) -> None:
     """dbt makes the partitions of each month on the list, and no message was sent in a month that none can be made for."""
@@ -23,11 +21,8 @@ def test_a_time_that_would_stop_every_run_or_that_expiry_would_not_know_is_refus
         masked_for_all.rows(statement, "loader")
 
 
-@pytest.mark.parametrize(
-    "row",
-    ["(null, now(), %s)", "('mine', null, %s)", "('mine', '1970-01-01', %s)"],
-    ids=["no message id", "no time", "no partition"],
-)
+# no message id, no time, no partition
+@pytest.mark.parametrize("row", ["(null, now(), %s)", "('mine', null, %s)", "('mine', '1970-01-01', %s)"])
 def test_an_error_shows_the_loader_no_body(masked_for_all: Database, row: str) -> None:
     """A constraint's error prints the row in its DETAIL, to the client and into the log, unless row security is on."""
     statement = f"insert into staging.raw_logins (message_id, sent_at, body) values {row}"

@@ -14,18 +14,12 @@ from tests.support import DATABASE_FILES, Database
 SNAPSHOT = Path(__file__).with_name("privileges.txt")
 QUERY = SNAPSHOT.with_suffix(".sql").read_text()
 BY_HAND = """
-    create role rds_iam;
-    create role mine;
-    grant rds_iam to loader;
+    create role rds_iam; grant rds_iam to loader;
     grant pg_read_all_data, pipeline_owner to analyst;
-    alter role analyst set search_path = mine;
-    alter role analyst in database {database} set search_path = mine;
-    grant transformer, pg_read_all_data to mine with admin option;
-    set role mine;
-    grant transformer to privacy_officer with admin option;
-    grant pg_read_all_data to loader;
-    set role privacy_officer;
-    grant transformer to pii_approver;
+    alter role analyst set search_path = mine; alter role analyst in database {database} set search_path = mine;
+    create role mine; grant transformer, pg_read_all_data to mine with admin option;
+    set role mine; grant transformer to privacy_officer with admin option; grant pg_read_all_data to loader;
+    set role privacy_officer; grant transformer to pii_approver;
     reset role
 """
 HEADER = "# Made from the catalog by `make snapshot`; the columns are explained in privileges.sql. Review every line that changes.\n"
@@ -43,6 +37,19 @@ def test_privileges_are_those_that_were_reviewed(masked: Database) -> None:
         difflib.unified_diff(SNAPSHOT.read_text().splitlines(keepends=True), now.splitlines(keepends=True), "reviewed", "found")
     )
     assert not difference, f"privileges changed; if they should, run make snapshot and have the change reviewed:\n{difference}"
+
+
+def test_analyst_reads_these_views_and_nothing_else(masked_for_all: Database) -> None:
+    readable = masked_for_all.rows(
+        "select relnamespace::regnamespace::text || '.' || relname from pg_class "
+        "where relkind in ('r', 'v', 'm', 'p', 'f') and has_any_column_privilege(oid, 'select') "
+        "and relnamespace::regnamespace::text not in ('pg_catalog', 'information_schema') order by 1",
+        "analyst",
+    )
+    views = ["daily_logins", "daily_reconciliation", "shared_devices", "shared_ips", "user_logins"]
+    assert [name for (name,) in readable] == [f"analytics.{view}" for view in views]
+    for view in views:
+        assert masked_for_all.value(f"select count(*) from analytics.{view}", "analyst") > 0
 
 
 def test_migrate_takes_back_whatever_was_granted_by_hand(masked: Database) -> None:

@@ -30,15 +30,6 @@ LEAKY_FUNCTION = """
     as $$ begin raise notice '%', $1; return true; end $$
 """
 TRIGGER = "create trigger mine before insert on {} execute function suppress_redundant_updates_trigger()"
-# GRANT itself only warns where it could grant nothing
-GRANT_ON = """
-    do $$ begin
-        grant select on staging.raw_logins to analyst;
-        if not has_table_privilege('analyst', 'staging.raw_logins', 'select') then
-            raise insufficient_privilege using message = 'permission denied: nothing was granted';
-        end if;
-    end $$
-"""
 # what a role could hang on a table to be run, or looked at, by whoever works on it
 HANGERS_ON = {
     "a trigger": TRIGGER,
@@ -179,7 +170,6 @@ ATTACKS: dict[str, Attacks] = {
         "replacing the view that masks": ("create or replace view staging.logins as table staging.unjudged_logins", OWNER),
         "writing through a view": ("create rule mine as on insert to staging.logins do instead nothing", OWNER),
         "purging by its own list": ("select recovery.delete_messages(array['m'], array[now()])", OWNER),
-        "granting staging on": (GRANT_ON, OWNER),
     },
 }
 # By call: who alone may make it.

@@ -84,7 +84,7 @@ TESTS = {
     "masking|staging.event": [TOKENS, POISON],
     "macros/judging|models/marts": [WHOLE, AGAIN, DATA_TESTS, "tests/judging/test_at_once.py"],
     "macros": ["tests/judging/test_dbt_commands.py"],
-    "models/analytics": [DATA_TESTS, "tests/attacks/test_small_groups.py", "tests/access/test_analyst.py"],
+    "models/analytics": [DATA_TESTS, "tests/attacks/test_small_groups.py", REVIEWED],
     "": [WHOLE, TOKENS, DATA_TESTS],
 }
 

@@ -14,9 +14,6 @@ Connections = dict[str, psycopg.Connection[Any]]
 TOKEN = f"v1:{'0' * 32}"
 # what is done between the steps, by the requester unless somebody is named
 OTHERWISE = {
-    "begin": "begin",
-    "commit": "commit",
-    "rollback": "rollback",
     "savepoint": "savepoint one",
     "back": "rollback to one",
     "repeatable": "set default_transaction_isolation = 'repeatable read'",
@@ -83,7 +80,7 @@ def test_a_value_is_given_once_on_record_and_to_whom_it_was_allowed(
     for one in ATTACKS[attack].split():
         who, _, step = one.rstrip("!").rpartition(".")
         connection = connections[who or ("approver" if step == "approve" else "requester")]
-        statement = (REVEAL | OTHERWISE)[step].format(tokens if step == "request" else reveal_id)
+        statement = (REVEAL | OTHERWISE).get(step, step).format(tokens if step == "request" else reveal_id)
         if one.endswith("!"):
             # in the words that are said of what does not exist
             nothing = REVEAL[step].format("[]" if step == "request" else uuid.uuid4())
