@@ -30,8 +30,8 @@ LEAKY_FUNCTION = """
     as $$ begin raise notice '%', $1; return true; end $$
 """
 TRIGGER = "create trigger mine before insert on {} execute function suppress_redundant_updates_trigger()"
-# what a role could hang on a table to be run, or looked at, by whoever works on it
-HANGERS_ON = {
+# what a role could do to a table, or hang on it to be run, or looked at, by whoever works on it
+DONE_TO = {
     "a trigger": TRIGGER,
     "a rule": "create rule mine as on insert to {} do also select 1",
     "a policy": "create policy mine on {} using (true)",
@@ -44,8 +44,9 @@ HANGERS_ON = {
     "a foreign key": "create table analytics.m (m text, s timestamptz, foreign key (m, s) references {} (message_id, sent_at))",
     "a new owner": "alter table {} owner to transformer",
     "a comment": "comment on table {} is 'mine'",
-    "nothing, dropping it": "drop table {} cascade",
-    "nothing, emptying it": "truncate {}",
+    "a change": "update {} set message_id = message_id",
+    "a drop": "drop table {} cascade",
+    "an emptying": "truncate {}",
 }
 
 # By name: the statement, and the guard that is removed for it to succeed. A table's name in braces is that of a partition of it.
@@ -63,6 +64,7 @@ OF_EVERY_ROLE: Attacks = {
     "reading personal values by name": ("select plain_value from staging.personal_values", OWNER),
     "reading the tokens of logins by name": ("select token from recovery.login_tokens", OWNER),
     "reading a partition of staging": ("select body from {staging.raw_logins}", OWNER),
+    "dropping a partition of staging": ("drop table {staging.raw_logins}", OWNER),
     "changing the masking policy": ("update masking.fields set max_length = 1", OWNER),
     "dropping a key": ("delete from masking.keys", OWNER),
     "turning row security off": ("alter table staging.raw_logins disable row level security", OWNER),
@@ -127,7 +129,6 @@ ATTACKS: dict[str, Attacks] = {
     "loader": BUT_OF_DBT
     | VIEW
     | {
-        "reading message ids": ("select message_id from staging.raw_logins", READ),
         "reading what it just landed": (f"{INSERT} returning body", READ),
         "a conflict that returns the row": (f"{INSERT} on conflict (message_id, sent_at) do nothing", READ),
         "overwriting a body": (f"{INSERT} on conflict (message_id, sent_at) do update set body = excluded.body", WRITE),
@@ -137,7 +138,6 @@ ATTACKS: dict[str, Attacks] = {
         "locking staging": ("do $$ begin lock table staging.raw_logins; end $$", WRITE),
         "choosing when a message landed": ("insert into staging.raw_logins select 'mine', now(), 'x', null, now()", OWNER),
         "a trigger on staging": (TRIGGER.format("staging.raw_logins"), "grant trigger on staging.raw_logins to loader"),
-        "dropping a partition": ("drop table {staging.raw_logins}", OWNER),
         "reading the work list": ("select count(*) from staging.unjudged", "grant select on staging.unjudged to loader"),
         "taking a message off the work list": ("delete from staging.unjudged", "grant select, delete on staging.unjudged to loader"),
         "emptying the work list": ("truncate staging.unjudged", "grant truncate on staging.unjudged to loader"),
@@ -145,9 +145,9 @@ ATTACKS: dict[str, Attacks] = {
     },
     # it can hang nothing on what recovery and the loader work on
     "transformer": {
-        f"{what} on {table}": (statement.format(table), VIEWS_OWNER)
+        f"{what} of {table}": (statement.format(table), VIEWS_OWNER)
         for table in ("staging.raw_logins", "marts.user_logins", "marts.rejected_logins")
-        for what, statement in HANGERS_ON.items()
+        for what, statement in DONE_TO.items()
     }
     | {
         "reading the keys through a view of its own": ("create view analytics.k as table masking.keys; table analytics.k", VIEWS_OWNER),
@@ -157,15 +157,12 @@ ATTACKS: dict[str, Attacks] = {
         "a policy on the keys": ("create policy mine on masking.keys to transformer using (true)", OWNER),
         "inheriting the keys": ("create table analytics.mine () inherits (masking.keys)", OWNER),
         "computing with a key of its own": ("select masking.hmac_block('x', 54)", OWNER),
-        "changing a body": ("update staging.raw_logins set body = 'x'", OWNER),
-        "deleting a message": ("delete from staging.raw_logins", OWNER),
         "landing a message": (INSERT, OWNER),
+        "deleting a message": ("delete from staging.raw_logins", OWNER),
+        "deleting a login": ("delete from marts.user_logins", OWNER),
         "statistics of bodies": ("alter table staging.raw_logins alter column body set statistics 100", OWNER),
-        "dropping a partition": ("drop table {staging.raw_logins}", OWNER),
         "making partitions": ("select staging.ensure_partitions(array[date '2024-02-29'])", OWNER),
         "a table in marts": ("create table marts.mine ()", OWNER),
-        "changing a login": ("update marts.user_logins set masked_ip = 'v1:'", OWNER),
-        "deleting a login": ("delete from marts.user_logins", OWNER),
         "writing past the partitioned table": ("insert into {marts.user_logins} select * from marts.user_logins limit 0", OWNER),
         "replacing the view that masks": ("create or replace view staging.logins as table staging.unjudged_logins", OWNER),
         "writing through a view": ("create rule mine as on insert to staging.logins do instead nothing", OWNER),

@@ -118,34 +118,18 @@ def test_retention_is_a_setting_of_fourteen_days_at_least(masked: Masked) -> Non
     assert masked.rows("select details from recovery.audit where act = 'retention_set'") == [({"raw_days": 14},)]
 
 
-def test_a_long_read_makes_expiry_give_way_and_the_loader_lands_meanwhile(masked: Masked) -> None:
-    before = days(masked)
-    with masked.connect("transformer", autocommit=False) as dbt, masked.connect("privacy_officer") as officer:
-        dbt.execute("select count(*) from staging.raw_logins")
-        officer.execute("set lock_timeout = '200ms'")
-        with pytest.raises(errors.LockNotAvailable):
-            officer.execute("select recovery.expire_next()")
-        masked.land([login("u-late")])
-        assert days(masked) == before
-        dbt.rollback()
-        # control: with the read over it goes
-        officer.execute("select recovery.expire_next()")
-    assert days(masked) == before[1:]
-
-
 def detach(masked: Masked, partition: str) -> None:
     masked.execute(f"alter table staging.raw_logins detach partition {partition}")
 
 
 def interrupt_detach(masked: Masked, partition: str) -> None:
-    """Begin to detach *partition* of the raw messages concurrently, and cancel that while it waits for a reader."""
-    with masked.connect("transformer", autocommit=False) as dbt, masked.connect() as admin, ThreadPoolExecutor() as others:
+    """Begin to detach *partition* of the raw messages concurrently, and give up while it waits for a reader."""
+    with masked.connect("transformer", autocommit=False) as dbt, masked.connect() as admin:
         dbt.execute("select count(*) from staging.raw_logins")
-        detaching = others.submit(admin.execute, f"alter table staging.raw_logins detach partition {partition} concurrently".encode())
-        masked.wait_until("select from pg_inherits where inhdetachpending")
-        admin.cancel()
+        admin.execute("set statement_timeout = '1s'")
         with pytest.raises(errors.QueryCanceled):
-            detaching.result()
+            admin.execute(f"alter table staging.raw_logins detach partition {partition} concurrently".encode())
+    assert masked.value("select count(*) from pg_inherits where inhdetachpending") == 1
 
 
 @pytest.mark.parametrize("by_hand", [detach, interrupt_detach])

@@ -56,11 +56,9 @@ def connections(masked_for_module: Masked) -> Iterator[Connections]:
     masked, name = masked_for_module, f"person_{uuid.uuid4().hex}"
     with masked.connect() as admin, masked.connect("pii_requester") as requester, masked.connect("pii_approver") as approver:
         admin.execute(f"create role {name} login password 'made-up'; grant pii_requester, pii_approver to {name}".encode())
-        try:
-            with psycopg.connect(admin.info.dsn, user=name, password="made-up", autocommit=True) as person:
-                yield {"admin": admin, "requester": requester, "approver": approver, "person": person}
-        finally:
-            admin.execute(f"drop role {name}".encode())
+        with psycopg.connect(admin.info.dsn, user=name, password="made-up", autocommit=True) as person:
+            yield {"admin": admin, "requester": requester, "approver": approver, "person": person}
+        admin.execute(f"drop role {name}".encode())
 
 
 def refusal(connection: psycopg.Connection[Any], statement: str) -> list[str | None]:

@@ -25,9 +25,7 @@ STATE = """
     union all select 'to scrub', relation::text, null, null from recovery.scrubs
     order by 1, 2
 """
-TOTALS = (
-    "select sum(landed), sum(masked), sum(rejected), sum(erased), sum(waiting), sum(lost), sum(in_both) from analytics.daily_reconciliation"
-)
+TOTALS = "select sum(landed), sum(masked + rejected), sum(erased), sum(waiting + lost + in_both) from analytics.daily_reconciliation"
 
 
 def client(program: str, database: Database, *words: str) -> None:
@@ -81,11 +79,8 @@ def test_a_dump_restored_into_a_fresh_server_goes_on(masked: Database, queue: Qu
         assert drained.returncode == 0, drained.stderr
         restored.land([delivered_again])
         restored.dbt("build")
-        landed, masked_logins, rejected, erased, *none = restored.rows(TOTALS, "transformer")[0]
-        assert none == [0, 0, 0]
         # two came with the queue, of which one is an erased person's
-        assert landed == messages + erasures + 2
-        assert (masked_logins + rejected, erased) == (messages + 1, erasures + 1)
+        assert restored.rows(TOTALS, "transformer") == [(messages + erasures + 2, messages + 1, erasures + 1, 0)]
         assert restored.value("select count(*) from marts.user_logins where user_id in ('waiting', 'after')") == 2
 
         # control: this server has given fewer transaction ids out than the backup names
