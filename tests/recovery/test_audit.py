@@ -77,12 +77,8 @@ def test_neither_the_owner_nor_a_replication_session_can_change_the_record(recor
 
 
 def test_acts_at_the_same_time_make_one_chain(unmasked: Masked) -> None:
-    def act(_: int) -> None:
-        with unmasked.connect("pii_requester") as requester:
-            for _ in range(10):
-                requester.execute(REVEAL["request"].format([f"v1:{'0' * 32}"]).encode())
-
+    requests = [REVEAL["request"].format([f"v1:{'0' * 32}"])] * 80
     with ThreadPoolExecutor(8) as people:
-        list(people.map(act, range(8)))
+        list(people.map(lambda request: unmasked.execute(request, "pii_requester"), requests))
 
     assert unmasked.recovery("verify-audit") == "80 entries hold\n"

@@ -44,9 +44,7 @@ ACTS = {
 
 
 @pytest.fixture(scope="module")
-def template_to_crash(
-    tmp_path_factory: pytest.TempPathFactory, passwords: Mapping[str, str], story: dict[str, Message]
-) -> Iterator[Masked]:
+def crashing(tmp_path_factory: pytest.TempPathFactory, passwords: Mapping[str, str], story: dict[str, Message]) -> Iterator[Masked]:
     """On a server of its own, a database in which the story has been masked, and a reveal of what is in "old" has been approved."""
     with postgres.throwaway(tmp_path_factory.mktemp("doomed"), secrets.token_urlsafe()) as server:
         made = Masked(server, "doomed", passwords)
@@ -61,9 +59,9 @@ def template_to_crash(
 
 
 @pytest.fixture
-def doomed(template_to_crash: Masked) -> Iterator[Masked]:
-    postgres.start(template_to_crash.server, SETTINGS | THROWAWAY_SETTINGS)
-    yield from copy_of(template_to_crash.server, template_to_crash.passwords, template_to_crash.name)
+def doomed(crashing: Masked) -> Iterator[Masked]:
+    postgres.start(crashing.server, SETTINGS | THROWAWAY_SETTINGS)
+    yield from copy_of(crashing.server, crashing.passwords, crashing.name)
 
 
 def words(masked: Masked, command: str) -> list[str]:
@@ -123,9 +121,7 @@ def test_an_act_that_is_killed_has_done_nothing_by_halves_and_is_completed_by_th
         assert "2001:db8:ffff::1" in doomed.recovery(*words(doomed, "read"))
 
 
-def test_a_reveal_whose_command_is_killed_while_it_is_read_counts_as_read(
-    doomed: Masked, story: dict[str, Message], tmp_path: Path
-) -> None:
+def test_a_reveal_that_is_killed_while_it_is_read_counts_as_read(doomed: Masked, story: dict[str, Message], tmp_path: Path) -> None:
     """Whoever broke it off may have seen the value; another reveal completes what was begun."""
     doomed.recovery(*words(doomed, "open"))
     with held_up(doomed, "read", AUDIT_LOCK, "read_reveal", tmp_path) as process:

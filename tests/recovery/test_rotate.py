@@ -23,9 +23,7 @@ PICTURE = """
 """
 
 
-def test_tokens_change_one_to_one_for_analysts_dbt_reveals_and_tombstones_but_for_expired_values(
-    masked: Masked, story: dict[str, Message]
-) -> None:
+def test_tokens_of_all_but_expired_values_change_one_to_one_for_everybody(masked: Masked, story: dict[str, Message]) -> None:
     old, new = story["old"], story["new shared"]
     masked.recovery("erase", stdin="u-erased\n")
     masked.recovery("expire")
@@ -72,9 +70,7 @@ def test_the_old_keys_and_tokens_are_gone_from_the_files(masked: Masked) -> None
     assert masked.rows("select domain, version from masking.keys where version != 3") == [("erased_user", 1)]
 
 
-def test_a_rotation_waits_for_whoever_reads_what_is_masked_and_writes_nothing_until_then(
-    masked: Masked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rotation_waits_for_whoever_reads_the_views_and_writes_nothing(masked: Masked, monkeypatch: pytest.MonkeyPatch) -> None:
     """An open transaction that has read the view, such as dbt's, holds the keys: many attempts leave no heap of dead rows."""
     monkeypatch.setattr(session, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(session, "PATIENCE_SECONDS", 3.0)
@@ -122,9 +118,7 @@ def test_two_rotations_at_once_take_turns_and_analysts_never_see_two_versions_no
     assert str(masked.rows(PICTURE, "analyst")[0]) not in seen
 
 
-def test_a_login_that_is_not_masked_as_its_message_says_stops_the_rotation_and_nothing_changes(
-    masked: Masked, story: dict[str, Message]
-) -> None:
+def test_a_login_that_is_not_masked_as_its_message_says_stops_the_rotation(masked: Masked, story: dict[str, Message]) -> None:
     masked.execute(f"update marts.user_logins set masked_ip = 'v1:{'0' * 32}' where message_id = '{story['old'].message_id}'")
     before, keys = masked.rows(TOKENS), masked.rows("select * from masking.keys")
     done = masked.run("rotate")

@@ -61,10 +61,8 @@ def first(server: Postgres) -> Database:
     with made.connect() as connection:
         for role in ROLES:
             with contextlib.suppress(errors.DuplicateObject):
-                connection.execute(f"create role {role} login".encode())
-        connection.execute(
-            "alter role pipeline_owner nologin; grant pipeline_owner, transformer to administrator with inherit true, set true"
-        )
+                connection.execute(f"create role {role} {'nologin' if role in ROLES[:2] else 'login'}".encode())
+        connection.execute("grant pipeline_owner, transformer to administrator with inherit true, set true")
         connection.execute("grant transformer to marts_keeper with set false; grant marts_keeper to pipeline_owner with set true")
     with server.connect(name) as connection:
         connection.execute((HERE / "first_edition.sql").read_bytes())
