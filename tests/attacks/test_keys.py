@@ -70,47 +70,31 @@ def test_key_is_not_in_a_printed_or_explained_plan(masked: Database, view: str) 
 
 # What could look behind the columns of a view: each must fail or show none of it.
 LOOKS = (
-    "select inner_block from staging.logins",
     "select keys.inner_block from staging.logins",
-    "select logins.keys from staging.logins",
-    "select (logins).inner_block from staging.logins",
-    "select (logins.*)::text from staging.logins",
-    "select to_jsonb(logins) from staging.logins",
-    "select tableoid, ctid, xmin from staging.logins",
+    "select (logins.*)::text, to_jsonb(logins) from staging.logins",
     "select masked_ip from staging.logins group by grouping sets ((masked_ip), ())",
     "select pg_get_viewdef('staging.logins'::regclass)",
-    "create temp view mine as select * from staging.logins; select pg_get_viewdef('mine'::regclass)",
     "create temp table mine as select * from staging.logins; analyze mine; select * from pg_stats where tablename = 'mine'",
     "create materialized view analytics.mine as select * from staging.logins; select * from analytics.mine",
     "select * from pg_stats where schemaname = 'masking'",
     "select * from pg_stats_ext",
     "select 1 / length(masked_ip) - 1 / 0 from staging.logins",
     "select masked_ip::integer from staging.logins",
-    "select xmlelement(name mine, masked_ip)::text from staging.logins",
     "select query_to_xml('select * from staging.logins', true, true, '')",
-    "lock table staging.logins in access share mode; select * from pg_locks",
     "set statement_timeout = '1ms'; select count(distinct masked_ip) from staging.logins, generate_series(1, 9999)",
     "set plan_cache_mode = force_custom_plan; prepare mine2 as select * from staging.logins; explain (verbose) execute mine2",
     "set row_security = off; select * from masking.keys",
     "select masking.token(version, inner_block, outer_block, 'mine') from masking.keys",
     "insert into staging.logins (message_id) values ('mine')",
-    "notify mine, 'x'; select pg_export_snapshot()",
 )
 
 
 @pytest.mark.parametrize("statement", LOOKS)
 def test_no_look_behind_a_view_shows_the_key(masked_for_all: Database, statement: str) -> None:
     with masked_for_all.connect("transformer", autocommit=False) as connection:
-        told = printed(connection, ["set client_min_messages = debug1", *[part for part in statement.split("; ") if part]])
+        told = printed(connection, ["set client_min_messages = debug1", *statement.split("; ")])
         connection.rollback()
     assert not canaries.keys_found_in(told, support.key_blocks(masked_for_all))
-
-
-def test_control_a_view_that_selects_a_key_is_found(masked: Database) -> None:
-    with masked.connect() as connection:
-        connection.execute("create view staging.careless as select inner_block from masking.keys")
-        connection.execute("grant select on staging.careless to transformer")
-    assert gets_the_key(masked, ["select to_jsonb(careless) from staging.careless"])
 
 
 # Functions, operators, casts and types of the reader's, in front of PostgreSQL's own: what the views call was bound when they were made.
@@ -129,44 +113,39 @@ TRAPS = (
 )
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        "select * from staging.logins",
-        "select * from staging.logins where masked_ip ~~~ 'v'",
-        "select * from staging.logins where analytics.watched(masked_device_id, masked_ip)",
-        "select analytics.watched(logins::text, masked_ip) from staging.logins",
-        "select * from staging.logins order by masked_ip || masked_device_id",
-    ],
+READS = (
+    "select * from staging.logins",
+    "select * from staging.logins where masked_ip ~~~ 'v'",
+    "select * from staging.logins where analytics.watched(masked_device_id, masked_ip)",
+    "select analytics.watched(logins::text, masked_ip) from staging.logins",
+    "select * from staging.logins order by masked_ip || masked_device_id",
 )
-def test_nothing_of_the_readers_own_is_run_on_a_key(masked: Database, read: str) -> None:
-    assert not gets_the_key(masked, [*TRAPS, read])
+
+
+def test_nothing_of_the_readers_own_is_run_on_a_key(masked: Database) -> None:
+    assert not gets_the_key(masked, [*TRAPS, *READS])
     known = masked.value(
         "select left(encode(masking.hmac_sha256(masking.hmac_block('', 54), masking.hmac_block('', 92), convert_to(body::jsonb ->> 'ip', "
         "'UTF8')), 'hex'), 32) from staging.raw_logins where pg_input_is_valid(body, 'jsonb') limit 1"
     )
     with masked.connect("transformer") as connection:
-        assert known not in printed(connection, [*TRAPS, read])
-
-
-def test_control_a_view_that_lets_its_readers_function_have_the_key_is_found(masked: Database) -> None:
-    """Without the owner's binding, as in a function that looks its operators up when it is called."""
+        assert known not in printed(connection, [*TRAPS, *READS])
+    # without the owner's binding, as in a function that looks its operators up when it is called
     with masked.connect() as connection:
         connection.execute(
             "create or replace function masking.hmac_sha256(inner_block bytea, outer_block bytea, message bytea) returns bytea "
             "language plpgsql stable as 'begin return sha256(outer_block || sha256(inner_block || message)); end'"
         )
-    assert gets_the_key(masked, [*TRAPS, "select * from staging.logins"])
+    assert gets_the_key(masked, [*TRAPS, READS[0]])
 
 
-@pytest.mark.parametrize("role", ["loader", "transformer"])
-def test_a_message_that_a_role_lists_without_a_body_gets_no_token(masked: Database, role: str) -> None:
-    """Foreign ids, and those that have their outcome, come to nothing."""
-    with masked.connect(role) as connection:
-        connection.execute("insert into staging.unjudged (message_id, sent_at) values ('192.0.2.1', now()) on conflict do nothing")
+def test_a_message_that_is_listed_without_a_body_or_has_its_outcome_gets_no_token(masked: Database) -> None:
+    for role in ("loader", "transformer"):
+        with masked.connect(role) as connection:
+            connection.execute("insert into staging.unjudged (message_id, sent_at) values ('192.0.2.1', now())")
     with masked.connect() as connection:
         connection.execute("insert into staging.unjudged select message_id, sent_at from marts.user_logins on conflict do nothing")
-    assert masked.value("select count(*) from staging.unjudged") > 1
+    assert masked.value("select count(*) from staging.unjudged") > 2
     assert masked.rows("select * from staging.unjudged_logins", "transformer") == []
 
 
@@ -208,27 +187,8 @@ def test_key_is_in_no_log_and_no_plan_when_it_is_made(masked: Database, statemen
     assert shows_the_key()
 
 
-@pytest.mark.parametrize("role", ["analyst", "transformer", "loader", "pii_requester", "pii_approver", "privacy_officer"])
-def test_no_relation_that_a_role_can_read_holds_a_key(masked: Database, role: str) -> None:
-    """Not the catalog either: function sources, statistics, settings, the plans of views, comments."""
-
-    def holding(database: Database) -> list[str]:
-        with database.connect(role) as connection:
-            texts = support.readable(connection)
-        assert len(texts) > 100
-        blocks = support.key_blocks(database)
-        return [relation for relation, text in texts.items() if canaries.keys_found_in(text, blocks)]
-
-    with masked.connect() as connection:
-        connection.execute("analyze")
-        assert holding(masked) == []
-        key = support.key_blocks(masked)[0].hex()
-        connection.execute(f"create function masking.visible() returns bytea language sql as 'select ''\\x{key}''::bytea'".encode())
-    assert holding(masked) == ["pg_proc"]
-
-
-@pytest.mark.parametrize("change", ["inner_block", "outer_block"])
-def test_statistics_hold_no_key(masked: Database, change: str) -> None:
+@pytest.mark.parametrize("column", ["inner_block", "outer_block"])
+def test_statistics_hold_no_key(masked: Database, column: str) -> None:
     """ANALYZE copies values into pg_statistic, where they outlive their table."""
 
     def in_statistics() -> bool:
@@ -243,5 +203,5 @@ def test_statistics_hold_no_key(masked: Database, change: str) -> None:
 
     assert not in_statistics()
     with masked.connect() as connection:
-        connection.execute(f"alter table masking.keys alter column {change} set statistics 100".encode())
+        connection.execute(f"alter table masking.keys alter column {column} set statistics 100".encode())
     assert in_statistics()
