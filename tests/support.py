@@ -18,6 +18,7 @@ from dotenv import dotenv_values
 from psycopg import sql
 
 from loader.landing import storable
+from loader.settings import LOGIN_ROLES
 from sandbox.emulator import Emulator
 from sandbox.login_queue import DEAD_LETTER_SUFFIX
 from sandbox.postgres import Postgres
@@ -58,6 +59,12 @@ class Database:
         """All rows of *query* as *role*, on a connection of its own."""
         with self.connect(role) as connection:
             return connection.execute(query.encode()).fetchall()
+
+    def execute(self, *statements: str, role: str | None = None) -> None:
+        """Execute each statement, in a transaction for each, as *role*."""
+        with self.connect(role) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
 
     def value(self, query: str, role: str | None = None) -> Any:
         """The first column of the first row of *query*."""
@@ -133,11 +140,9 @@ class Clone:
     def connect(self, role: str | None = None) -> psycopg.Connection[Any]:
         """Connect to the clone's database as *role*, or as its superuser."""
         settings = self.settings
-        user = role or settings["ADMIN_USER"]
-        password = settings[f"{role.upper()}_PASSWORD" if role else "ADMIN_PASSWORD"]
-        return psycopg.connect(
-            host=settings["PGHOST"], port=settings["PGPORT"], dbname=settings["PGDATABASE"], user=user, password=password, autocommit=True
-        )
+        server = Postgres(self.path / ".sandbox", int(settings["PGPORT"]), settings["ADMIN_USER"], settings["ADMIN_PASSWORD"])
+        passwords = {role: settings[f"{role.upper()}_PASSWORD"] for role in LOGIN_ROLES}
+        return Database(server, settings["PGDATABASE"], passwords).connect(role)
 
 
 def create_copy(server: Postgres, name: str, template: str) -> None:
@@ -225,7 +230,7 @@ def land(database: Database, bodies: Iterable[str]) -> list[str]:
 
 
 def land_messages(database: Database, messages: Mapping[str, str], sent_at: dt.datetime | None = None) -> None:
-    """Land *messages*, bodies by message id, sent at *sent_at* (now), as the loader does: with the work list, and by COPY, which is not logged."""
+    """Land *messages*, bodies by message id, sent at *sent_at* (now), as the loader does: by COPY, which is not logged, and on the list."""
     sent_at = sent_at or dt.datetime.now(dt.UTC)
     with database.connect("loader") as connection, connection.cursor() as cursor:
         cursor.execute("select staging.ensure_partitions(%s)", [[sent_at.astimezone(dt.UTC).date()]])

@@ -82,9 +82,7 @@ def talkative_server(tmp_path_factory: pytest.TempPathFactory, passwords: Mappin
 def talkative(talkative_server: Postgres, passwords: Mapping[str, str]) -> Iterator[Talkative]:
     """A migrated database of the test's own, whose log settings, which only a superuser can make, are off."""
     with support.copied(talkative_server, passwords, f"canary_{next(numbers)}", TEMPLATE) as database:
-        with database.connect() as connection:
-            connection.execute(f"alter database {database.name} reset all".encode())
-            connection.execute("select pg_stat_statements_reset()")
+        database.execute(f"alter database {database.name} reset all", "select pg_stat_statements_reset()")
         made = Talkative(database)
         made.mark()
         yield made

@@ -31,9 +31,10 @@ SHORT = f"{canaries.DEVICE_ID} from {canaries.IPV4}"
 def test_canary_in_a_load_that_fails(talkative: Talkative, queue: Queue) -> None:
     """A constraint refuses the row, in the one place whose error prints it."""
     environ = support.environment(talkative.database, queue)
-    with talkative.database.connect() as connection:
-        connection.execute("select staging.ensure_partitions(array[current_date - 1, current_date, current_date + 1])")
-        connection.execute("alter table staging.raw_logins add constraint short check (length(body) < 10)")
+    talkative.database.execute(
+        "select staging.ensure_partitions(array[current_date - 1, current_date, current_date + 1])",
+        "alter table staging.raw_logins add constraint short check (length(body) < 10)",
+    )
     talkative.mark()
     queue.send(SHORT)
     failed = support.run(["python", "-m", "loader", "drain"], environ)
@@ -41,8 +42,7 @@ def test_canary_in_a_load_that_fails(talkative: Talkative, queue: Queue) -> None
     assert 'violates check constraint "short"' in talkative.logged()
     talkative.assert_nothing_leaked(failed.stdout, failed.stderr)
 
-    with talkative.database.connect() as connection:
-        connection.execute("alter table staging.raw_logins disable row level security")
+    talkative.database.execute("alter table staging.raw_logins disable row level security")
     queue.send(SHORT)
     support.run(["python", "-m", "loader", "drain"], environ)
     assert canaries.found_in(talkative.logged())
@@ -108,8 +108,7 @@ def test_canary_in_a_dbt_run_that_fails(talkative: Talkative, tmp_path: Path) ->
     """It fails in the middle of the masking, for the key of a domain is gone."""
     database = talkative.database
     support.land(database, canaries.events())
-    with database.connect() as connection:
-        connection.execute("update masking.keys set domain = 'gone' where domain = 'network'")
+    database.execute("update masking.keys set domain = 'gone' where domain = 'network'")
     talkative.mark()
     failed = support.dbt(database, ["run"], tmp_path)
     assert failed.returncode == 1
@@ -117,12 +116,11 @@ def test_canary_in_a_dbt_run_that_fails(talkative: Talkative, tmp_path: Path) ->
     talkative.assert_nothing_leaked(failed.stdout, failed.stderr, folder=tmp_path)
 
     # the guard removed: the cast is not tried first
-    with database.connect() as connection:
-        connection.execute("update masking.keys set domain = 'network' where domain = 'gone'")
-        connection.execute(
-            "create or replace function masking.canonical_ip(value text) returns text "
-            "language plpgsql immutable strict as 'begin return host(value::inet); end'"
-        )
+    database.execute(
+        "update masking.keys set domain = 'network' where domain = 'gone'",
+        "create or replace function masking.canonical_ip(value text) returns text "
+        "language plpgsql immutable strict as 'begin return host(value::inet); end'",
+    )
     failed = support.dbt(database, ["run"], tmp_path)
     assert failed.returncode == 1
     assert canaries.found_in(failed.stdout) == {canaries.NO_ADDRESS}
@@ -137,17 +135,11 @@ def test_canary_in_a_dbt_test_that_fails(talkative: Talkative, tmp_path: Path) -
     support.land(database, canaries.events())
     assert support.dbt(database, ["run"], tmp_path).returncode == 0
     talkative.assert_nothing_leaked(folder=tmp_path)
-    with database.connect() as connection:
-        connection.execute("create table masked as select message_id, masked_device_id from marts.user_logins")
-        connection.execute("update marts.user_logins set masked_device_id = %s", [canaries.DEVICE_ID])
+    unmask = f"update marts.user_logins set masked_device_id = '{canaries.DEVICE_ID}'"
+    database.execute(unmask)
     talkative.mark()
     failed = support.dbt(database, ["test", "--select", "analytics_user_logins"], tmp_path)
-    with database.connect() as connection:
-        connection.execute(
-            "update marts.user_logins set masked_device_id = masked.masked_device_id "
-            "from masked where masked.message_id = user_logins.message_id"
-        )
-        connection.execute("select pg_stat_statements_reset()")
+    database.execute("update marts.user_logins set masked_device_id = masked_ip", "select pg_stat_statements_reset()")
     assert failed.returncode == 1
     assert re.search("FAIL [0-9]+ token_format_analytics_user_logins_masked_device_id", failed.stdout)
     talkative.assert_nothing_leaked(failed.stdout, failed.stderr, folder=tmp_path)
@@ -159,8 +151,7 @@ def test_canary_in_a_dbt_test_that_fails(talkative: Talkative, tmp_path: Path) -
     shows = project / "tests" / "generic" / "token_format.sql"
     shows.write_text(shows.read_text().replace("select 1 as malformed", "select {{ column_name }} as malformed"))
     (project / "tests" / "assert_casts.sql").write_text("select 1 from {{ ref('user_logins') }} where masked_device_id::uuid is null")
-    with database.connect() as connection:
-        connection.execute("update marts.user_logins set masked_device_id = %s", [canaries.DEVICE_ID])
+    database.execute(unmask)
     outputs = tmp_path / "careless"
     careless = support.dbt(database, ["test", "--select", "analytics_user_logins", "assert_casts"], outputs, project)
     with database.connect() as connection:

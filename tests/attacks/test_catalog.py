@@ -6,18 +6,18 @@ import pytest
 from tests import canaries, support
 from tests.support import Database
 
-VIEWS = ("user_logins", "shared_ips", "shared_devices", "daily_logins")
-
 
 @pytest.mark.parametrize("role", ["analyst", "transformer", "loader", "pii_requester", "pii_approver", "privacy_officer"])
 def test_a_role_finds_no_personal_value_and_no_key_in_any_relation_that_it_can_read(masked: Database, role: str) -> None:
-    """Not in the catalog either: function sources, statistics, settings, the plans of views, comments, what others run."""
+    """Not in the catalog either: function sources, statistics, settings, comments, what others run; nor in the plans of the views."""
     blocks = support.key_blocks(masked)
     own = {"staging.raw_logins"} if role == "transformer" else set()
 
     def found() -> tuple[set[str], set[str]]:
         with masked.connect(role) as connection:
             texts = support.readable(connection)
+            for view in [name for name in texts if name.startswith("analytics.")]:
+                texts[f"plan of {view}"] = str(connection.execute(f"explain (analyze, verbose) select * from {view}".encode()).fetchall())
         assert len(texts) > 100
         values = {relation for relation, text in texts.items() if canaries.found_in(text)}
         return values - own, {relation for relation, text in texts.items() if canaries.keys_found_in(text, blocks)}
@@ -30,14 +30,14 @@ def test_a_role_finds_no_personal_value_and_no_key_in_any_relation_that_it_can_r
         # the guards removed
         administrator.execute(
             "create view analytics.mine as "
-            "select case when length(body) < 9999 and pg_input_is_valid(body, 'jsonb') then md5(body::jsonb ->> 'ip') end "
-            "from staging.raw_logins"
+            "select case when length(body) < 9999 and pg_input_is_valid(body, 'jsonb') then md5(body::jsonb ->> 'ip') end as ip, "
+            f"'\\x{blocks[0].hex()}'::bytea < convert_to(message_id, 'UTF8') as is_less from staging.raw_logins".encode()
         )
         administrator.execute(f"create function masking.visible() returns bytea return '\\x{blocks[0].hex()}'::bytea".encode())
         administrator.execute(f"grant usage on schema analytics to {role}; grant select on analytics.mine to {role}".encode())
         administrator.execute(f"grant pg_read_all_stats to {role}".encode())
         try:
-            assert found() == ({"analytics.mine", "pg_stat_activity"}, {"pg_proc"})
+            assert found() == ({"analytics.mine", "pg_stat_activity"}, {"pg_proc", "pg_rewrite", "pg_views", "plan of analytics.mine"})
         finally:
             administrator.execute(f"revoke pg_read_all_stats from {role}".encode())
 
@@ -60,32 +60,11 @@ def test_personal_values_are_in_staging_and_in_no_other_relation(masked: Databas
     assert canaries.found_in(str(statistics))
 
 
-def test_explain_shows_no_key_and_no_personal_value(masked: Database) -> None:
-    blocks = support.key_blocks(masked)
-
-    def explained(view: str, role: str) -> str:
-        return str(masked.rows(f"explain (analyze, verbose, settings, buffers) select * from analytics.{view}", role))
-
-    for role in ("analyst", "transformer"):
-        for view in VIEWS:
-            assert not canaries.found_in(explained(view, role)), view
-            assert not canaries.keys_found_in(explained(view, role), blocks), view
-    # a view that masks while it is read, as the usual ones do
-    with masked.connect() as connection:
-        connection.execute(
-            "create view analytics.careless as "
-            f"select sha256('\\x{blocks[0].hex()}'::bytea || convert_to(message_id, 'UTF8')) from marts.user_logins".encode()
-        )
-        connection.execute("alter view analytics.careless owner to transformer; grant select on analytics.careless to analyst")
-    assert canaries.keys_found_in(explained("careless", "analyst"), blocks)
-
-
 def test_a_view_does_not_run_a_readers_condition_on_rows_that_it_hides(masked: Database) -> None:
     """A division by zero says that a row is there. Behind the barrier it is tried on the view's own rows alone."""
     hidden = masked.value("select masked_ip from marts.user_logins group by masked_ip having count(*) = 1 limit 1")
     probe = f"select count(*) from analytics.shared_ips where 1 / (case masked_ip when '{hidden}' then 0 else 1 end) = 1"
     assert masked.value(probe, "analyst") > 0
-    with masked.connect() as connection:
-        connection.execute("alter view analytics.shared_ips reset (security_barrier)")
+    masked.execute("alter view analytics.shared_ips reset (security_barrier)")
     with pytest.raises(psycopg.errors.DivisionByZero):
         masked.value(probe, "analyst")

@@ -4,33 +4,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests import canaries, support
 from tests.support import ROOT, Database
 
 POLICY_TEST = ["test", "--select", "assert_every_field_has_a_masking_policy"]
 NAMED = "5 logins carry the field referrer, and it has no masking policy: say in database/6_fields.sql what it is"
 COUNTED = "28 times a login carries a field whose name may be a value"
-
-
-def test_a_field_is_personal_or_not_for_a_reason(masked_for_all: Database) -> None:
-    """What they are is reviewed in docs/masking.md."""
-    with masked_for_all.connect(autocommit=False) as connection, pytest.raises(Exception, match="fields_check"):
-        connection.execute("update masking.fields set domain = null, canonical_form = null where column_name = 'masked_device_id'")
-
-
-def land_accepted(database: Database, *bodies: str) -> None:
-    """Land logins that are accepted already, each of another user."""
-    with database.connect() as connection:
-        connection.execute("create temp table accepted as select * from marts.user_logins limit 1")
-        for number, message_id in enumerate(support.land(database, bodies)):
-            connection.execute(
-                "update accepted set (message_id, sent_at, user_id) = "
-                "(select message_id, sent_at, %s from staging.raw_logins where message_id = %s)",
-                [f"u{number}", message_id],
-            )
-            connection.execute("insert into marts.user_logins select * from accepted")
 
 
 def test_a_new_field_without_a_policy_is_named_unless_its_name_may_be_a_value(masked: Database, tmp_path: Path) -> None:
@@ -41,8 +20,9 @@ def test_a_new_field_without_a_policy_is_named_unless_its_name_may_be_a_value(ma
     hidden = (personal, canaries.IPV4, canaries.IPV6, canaries.DEVICE_ID, "c" * 33)
     assert support.dbt(masked, POLICY_TEST, tmp_path).returncode == 0
 
-    referrers = [canaries.login(referrer=f"{canaries.NO_ADDRESS} {number}") for number in range(5)]
-    land_accepted(masked, *[canaries.login(**of_four)] * 4, *[canaries.login(**no_names)] * 5, *referrers)
+    carried = [of_four] * 4 + [no_names] * 5 + [{"referrer": f"{canaries.NO_ADDRESS} {number}"} for number in range(5)]
+    support.land(masked, [canaries.login(user_id=f"u{number}", **fields) for number, fields in enumerate(carried)])
+    assert support.dbt(masked, ["run", "--select", "user_logins.sql"], tmp_path).returncode == 0
     failed = support.dbt(masked, POLICY_TEST, tmp_path)
     assert failed.returncode == 1, failed.stdout
     assert NAMED in failed.stdout

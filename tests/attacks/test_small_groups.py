@@ -55,8 +55,7 @@ def smallest_difference(found: list[tuple[str, str | None, bool, int, int]]) -> 
 
 def test_no_row_and_no_pair_of_totals_is_about_fewer_than_five_people(masked: Database) -> None:
     """That a row of fewer would be noticed is shown with the dbt test assert_no_small_group_is_published."""
-    with masked.connect() as connection:
-        connection.execute(LOGINS)
+    masked.execute(LOGINS)
     assert rows(masked) == [
         ("app_version", "2.0", False, 6, 6),
         ("app_version", None, True, 13, 13),
@@ -66,8 +65,7 @@ def test_no_row_and_no_pair_of_totals_is_about_fewer_than_five_people(masked: Da
         ("locale", None, True, 11, 11),
     ]
     assert smallest_difference(rows(masked)) >= FEWEST_USERS
-    with masked.connect() as connection:
-        connection.execute(NAIVE.encode())
+    masked.execute(NAIVE)
     assert min(users for dimension, *_, users in rows(masked) if dimension != "all") >= FEWEST_USERS
     # 19 in all, 11 on android, 7 on ios: so there is one on something else
     assert smallest_difference(rows(masked)) == 1

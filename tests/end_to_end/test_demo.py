@@ -111,7 +111,7 @@ def test_no_log_artefact_or_output_has_a_plain_value(demo: Demo) -> None:
     assert [(name, value) for name, text in texts.items() for value in demo.personal_values if value in text] == []
 
 
-def test_an_analyst_sees_what_was_sent_with_tokens_as_distinct_as_the_values(demo: Demo) -> None:
+def test_an_analyst_sees_tokens_as_distinct_as_the_values_and_versions_and_locales_as_sent(demo: Demo) -> None:
     addresses = {canonical(login["ip"]) for login in demo.logins}
     devices = {login["device_id"] for login in demo.logins}
     nulls = sum(login["locale"] is None for login in demo.logins)
@@ -121,13 +121,8 @@ def test_an_analyst_sees_what_was_sent_with_tokens_as_distinct_as_the_values(dem
 
     in_order = [version for (version,) in demo.rows("select app_version from analytics.user_logins order by app_version_parts")]
     assert sorted(in_order) == sorted(login["app_version"] for login in demo.logins for _ in range(2))
-    assert {"2.0", "2.00", "2.3", "2.3.0"} <= set(in_order)
     numbers = [[int(part) for part in version.split(".")] for version in in_order]
     assert numbers == sorted(numbers)
-
-    for view, token in (("shared_ips", "masked_ip"), ("shared_devices", "masked_device_id")):
-        recurring = f"select {token} from analytics.user_logins group by {token} having count(*) > 1"
-        assert sorted(demo.rows(f"select {token} from analytics.{view}")) == sorted(demo.rows(recurring))
 
 
 def canonical(address: str) -> str:

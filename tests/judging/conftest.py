@@ -61,12 +61,6 @@ class Warehouse:
         self.edit("database/6_fields.sql", LOCALE, LOCALE.replace("32", str(length)))
         self.migrate()
 
-    def execute(self, *statements: str, role: str | None = None) -> None:
-        """Execute each statement, in a transaction for each, as *role* or as the server's superuser."""
-        with self.database.connect(role) as connection:
-            for statement in statements:
-                connection.execute(statement.encode())
-
     def land(self, messages: Mapping[str, str], sent_at: dt.datetime | None = None) -> None:
         """Land bodies by message id in one transaction, as the loader would."""
         land_messages(self.database, messages, sent_at)

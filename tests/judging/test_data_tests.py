@@ -41,14 +41,14 @@ def filled(warehouse: Warehouse) -> Warehouse:
 def test_each_fault_in_the_data_fails_its_test_and_no_other(filled: Warehouse) -> None:
     filled.dbt("test")
     view = filled.database.value("select pg_get_viewdef('analytics.daily_logins'::regclass)")
-    filled.execute(*(f"create table before_{number} as select * from {table}" for number, table in enumerate(TABLES)))
+    filled.database.execute(*(f"create table before_{number} as select * from {table}" for number, table in enumerate(TABLES)))
     for fault, expected in FAULTS.items():
-        filled.execute(fault)
+        filled.database.execute(fault)
         filled.dbt("test", "--select", "test_type:data", code=1)
         assert {name for name, status in filled.results().items() if status in {"fail", "error"}} == expected, fault
-        filled.execute(f"create or replace view analytics.daily_logins with (security_barrier) as {view}")
+        filled.database.execute(f"create or replace view analytics.daily_logins with (security_barrier) as {view}")
         for number, table in enumerate(TABLES):
-            filled.execute(f"truncate {table}; insert into {table} select * from before_{number}")
+            filled.database.execute(f"truncate {table}; insert into {table} select * from before_{number}")
     filled.dbt("test")
 
 
@@ -100,7 +100,7 @@ def test_what_each_run_and_its_tests_read_does_not_grow_with_the_history(filled:
     filled.land({f"new{number}": GOOD for number in range(10)})
     read = []
     for first, last in ((1, 20_000), (20_001, 100_000)):
-        filled.execute(HISTORY.format(first=first, last=last))
+        filled.database.execute(HISTORY.format(first=first, last=last))
         read.append({name: blocks_read(filled, query) for name, query in queries.items()})
 
     assert {name for name in queries if not 0 < read[1][name] < 2 * read[0][name]} == {DAILY}, read
@@ -120,7 +120,7 @@ def test_every_data_test_is_in_one_schedule(warehouse: Warehouse) -> None:
 def test_old_messages_make_the_source_stale(warehouse: Warehouse) -> None:
     warehouse.land({"m1": GOOD})
     for hours, status, code in ((0, "pass", 0), (25, "warn", 0), (73, "error", 1)):
-        warehouse.execute(f"update staging.raw_logins set landed_at = now() - make_interval(hours => {hours})")
+        warehouse.database.execute(f"update staging.raw_logins set landed_at = now() - make_interval(hours => {hours})")
         warehouse.dbt("source", "freshness", code=code)
         # those alone that say when they were loaded
         assert warehouse.results("sources") == {"raw_logins": status}

@@ -34,7 +34,7 @@ def test_an_empty_run_takes_nothing_off_the_list_and_no_flag_takes_back_what_was
         assert warehouse.places() == ([], [], sorted(MESSAGES))
 
     warehouse.dbt("run")
-    warehouse.execute("delete from staging.raw_logins")
+    warehouse.database.execute("delete from staging.raw_logins")
     for flag in ("--empty", "--full-refresh"):
         warehouse.dbt("run", flag)
         warehouse.dbt("build", flag, "--exclude", "assert_few_messages_are_rejected")
@@ -66,7 +66,7 @@ def test_a_development_target_builds_clones_and_defers_in_schemas_of_its_own_and
     state = str(warehouse.target.rename(warehouse.directory / "state"))
     warehouse.land({"waits": GOOD})
     for schema in ("dev_marts", "dev_analytics"):
-        warehouse.execute(f"create schema {schema} authorization transformer")
+        warehouse.database.execute(f"create schema {schema} authorization transformer")
     rows = "select user_logins::text from marts.user_logins union all select rejected_logins::text from marts.rejected_logins order by 1"
     before = warehouse.database.rows(OBJECTS), warehouse.database.rows(rows)
 
@@ -101,7 +101,7 @@ def test_retry_does_an_operation_again_that_failed_and_not_one_that_succeeded(wa
         ("grant delete on {} to", ["retry"], 0, again),
         ("grant delete on {} to", ["run"], 0, ENDED),
     ):
-        warehouse.execute(right.format("marts.rejected_logins") + " transformer")
+        warehouse.database.execute(right.format("marts.rejected_logins") + " transformer")
         warehouse.dbt(*words, code=code)
         assert warehouse.places() == places, words
 
@@ -141,7 +141,7 @@ def test_a_package_with_models_and_grants_of_its_own_works_as_anywhere(warehouse
     (warehouse.directory / "visitors" / "models").mkdir(parents=True)
     for name, content in PACKAGE.items():
         (warehouse.directory / name).write_text(content)
-    warehouse.execute("create schema visitors authorization transformer", "grant usage on schema visitors to analyst")
+    warehouse.database.execute("create schema visitors authorization transformer", "grant usage on schema visitors to analyst")
     warehouse.land(MESSAGES)
 
     for command in ("deps", "run", "run"):
@@ -155,7 +155,7 @@ def test_a_package_with_models_and_grants_of_its_own_works_as_anywhere(warehouse
 
 def test_somebodys_view_on_one_of_ours_stays_while_ours_is_the_same_and_is_never_dropped(warehouse: Warehouse) -> None:
     warehouse.dbt("run")
-    warehouse.execute("create view public.test_busy as select * from analytics.daily_logins where logins > 1")
+    warehouse.database.execute("create view public.test_busy as select * from analytics.daily_logins where logins > 1")
     theirs = "select pg_get_viewdef('public.test_busy'::regclass)"
     changed = ("run", "--vars", '{"min_group_users": 6}')
     before = warehouse.database.rows(OBJECTS), warehouse.database.value(theirs)
@@ -168,7 +168,7 @@ def test_somebodys_view_on_one_of_ours_stays_while_ours_is_the_same_and_is_never
     assert "test_busy" in said
     assert (warehouse.database.rows(OBJECTS), warehouse.database.value(theirs)) == before
 
-    warehouse.execute("drop view public.test_busy")
+    warehouse.database.execute("drop view public.test_busy")
     warehouse.dbt(*changed)
     assert warehouse.database.rows(OBJECTS) != before[0]
 
@@ -195,7 +195,7 @@ def test_views_that_were_changed_by_hand_are_put_right(warehouse: Warehouse) -> 
             "select string_agg(format('null::%s as %I', format_type(atttypid, atttypmod), attname), ', ' order by attnum) "
             f"from pg_attribute where attrelid = '{view}'::regclass"
         )
-        warehouse.execute(f"set role transformer; {change.format(view=view, columns=columns)}; set role transformer")
+        warehouse.database.execute(f"set role transformer; {change.format(view=view, columns=columns)}; set role transformer")
     changed = warehouse.database.rows(OBJECTS)
     assert {row[1] for row in before if row[:2] in {("analytics", name) for name in CHANGES} and row not in changed} == set(CHANGES)
 
@@ -220,7 +220,7 @@ def test_a_view_with_a_reader_is_given_up_after_a_while_and_the_messages_are_jud
 
 def test_no_table_in_the_search_path_is_taken_for_the_pipelines_own(warehouse: Warehouse) -> None:
     warehouse.dbt("run")
-    warehouse.execute(
+    warehouse.database.execute(
         "create table public.unjudged (message_id text, sent_at timestamptz)",
         f"alter role transformer in database {warehouse.database.name} set search_path = public, marts, pg_temp",
     )

@@ -1,39 +1,12 @@
-"""The masking policy, database/6_fields.sql: what a column is made of, a field that is added, a column that is widened."""
+"""The masking policy, database/6_fields.sql: a field that is added, a column that is widened."""
 
 import json
-from hashlib import sha256
 
 import pytest
 
 from loader.migrate import MigrationError
 from tests import canaries, support
 from tests.judging.conftest import GOOD, LOCALE, LOGIN, Warehouse
-
-
-def test_a_value_is_masked_in_its_canonical_form_by_the_key_of_its_domain(warehouse: Warehouse) -> None:
-    """The tokens are computed anew here, from the keys and RFC 2104. Each ip is sent as the device id as well."""
-    forms: dict[str, tuple[str, str, str | None]] = {
-        "192.0.2.1": ("ip", "192.0.2.1", "192.0.2.0/24"),
-        "::ffff:192.0.2.1": ("ip", "192.0.2.1", "192.0.2.0/24"),
-        "2001:0DB8:0000::0001": ("ip", "2001:db8::1", "2001:db8::/48"),
-        "192.0.2.01": ("invalid_ip", "192.0.2.01", None),
-        "unknown": ("invalid_ip", "unknown", None),
-    }
-    warehouse.land({ip: json.dumps(LOGIN | {"ip": ip, "device_id": ip}) for ip in forms})
-    keys = {row[0]: row[1:] for row in warehouse.database.rows("select domain, inner_block, outer_block from masking.keys")}
-
-    def token(domain: str, value: str | None) -> str | None:
-        inner, outer = keys[domain]
-        return value and f"v1:{sha256(outer + sha256(inner + value.encode()).digest()).hexdigest()[:32]}"
-
-    found = warehouse.database.rows(
-        "select message_id, masked_ip, masked_network, masked_device_id from staging.unjudged_logins", "transformer"
-    )
-
-    assert {row[0]: row[1:] for row in found} == {
-        ip: (token(domain, form), token("network", network), token("device_id", ip)) for ip, (domain, form, network) in forms.items()
-    }
-
 
 COLUMNS = {
     "database/6_fields.sql": (
@@ -44,10 +17,7 @@ COLUMNS = {
             "('user_id', 'user_id', 128,"
         ),
     ),
-    "dbt_project/models/marts/user_logins.sql": (
-        "    sent_at\n\nfrom accepted",
-        "    sent_at,\n    masked_email,\n    country\n\nfrom accepted",
-    ),
+    "dbt_project/models/marts/user_logins.sql": ("    sent_at\n\nfrom", "    sent_at,\n    masked_email,\n    country\n\nfrom"),
     "dbt_project/models/marts/user_logins.yml": (
         "\nunit_tests:",
         (
@@ -119,24 +89,10 @@ def test_a_widened_column_is_refused_while_views_use_it_and_by_the_advice_of_the
     assert "as transformer, drop the views in analytics, migrate, then dbt run" in str(refusal.value)
     assert database.value("select max_length from masking.fields where column_name = 'locale'") == 32
     views = "select string_agg(format('analytics.%I', viewname), ', ') from pg_views where schemaname = 'analytics'"
-    warehouse.execute(f"drop view {database.value(views)}", role="transformer")
+    warehouse.database.execute(f"drop view {database.value(views)}", role="transformer")
     warehouse.migrate()
     warehouse.dbt("run-operation", "judge_again")
     warehouse.dbt("run")
 
     assert warehouse.places() == (["before", "wide"], [], [])
     assert database.rows("select locale from analytics.user_logins where locale is not null", "analyst") == [(locale,)]
-
-
-def test_a_column_that_the_table_cannot_hold_is_an_error_and_its_message_waits(warehouse: Warehouse) -> None:
-    """The control of the one above: a rule that lets more through than the column takes must not cut."""
-    warehouse.dbt("run")
-    warehouse.land({"wide": json.dumps(LOGIN | {"locale": "l" * 33})})
-    bound, wider = "'locale'::text, false, 32", "'locale'::text, false, 64"
-    view = warehouse.database.value("select pg_get_viewdef('staging.unjudged_logins'::regclass)")
-    assert bound in view
-    warehouse.execute(f"create or replace view staging.unjudged_logins as {view.replace(bound, wider)}")
-
-    assert "value too long for type character varying(32)" in warehouse.dbt("run", code=1)
-
-    assert warehouse.places() == ([], [], ["wide"])

@@ -15,7 +15,7 @@ def test_what_passes_a_corrected_rule_moves_once_and_what_has_expired_or_is_mask
     assert warehouse.reasons() == {"expires": ["locale_too_long"], "fails": ["body_not_json"], "passes": ["locale_too_long"]}
     # the column is not narrowed
     assert warehouse.database.value("select locale from marts.user_logins where message_id = 'before'") == "DE"
-    warehouse.execute("delete from staging.raw_logins where message_id = 'expires'")
+    warehouse.database.execute("delete from staging.raw_logins where message_id = 'expires'")
     warehouse.limit_locale(32)
 
     assert "2 rejected messages await judgement" in warehouse.dbt("run-operation", "judge_again")
@@ -37,7 +37,7 @@ def test_each_model_takes_its_messages_and_what_is_delivered_again_leaves_the_li
     assert warehouse.places() == (["m1"], ["m2"], [])
     before = warehouse.database.rows("select user_logins::text from marts.user_logins")
     # what the loader's ON CONFLICT DO NOTHING leaves: no second body, and a message on the list
-    warehouse.execute("insert into staging.unjudged select message_id, sent_at from staging.raw_logins")
+    warehouse.database.execute("insert into staging.unjudged select message_id, sent_at from staging.raw_logins")
 
     warehouse.dbt("run")
 
