@@ -112,13 +112,7 @@ class Clone:
     def run(self, *command: str, timeout_seconds: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run *command* in the clone with its `.venv` activated."""
         return subprocess.run(
-            command,
-            cwd=self.path,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
+            command, cwd=self.path, env=self.environment | environment, capture_output=True, text=True, timeout=timeout_seconds, check=False
         )
 
     @property
@@ -158,9 +152,8 @@ def copied(server: Postgres, passwords: Mapping[str, str], name: str, template: 
     create_copy(server, name, template)
     database = Database(server, name, passwords)
     try:
-        with database.connect() as connection:
-            # who may connect stands on the database itself, and a copy does not inherit it
-            connection.execute((DATABASE_FILES / "7_privileges.sql").read_bytes())
+        # who may connect stands on the database itself, and a copy does not inherit it
+        database.execute((DATABASE_FILES / "7_privileges.sql").read_text())
         yield database
     finally:
         with server.connect() as connection:

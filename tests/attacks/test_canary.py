@@ -1,8 +1,6 @@
-"""A personal value goes through a load, a migration, a dbt run and a dbt test that fail on purpose, and is in no log,
-artefact, metric, error or statistics view afterwards.
+"""A personal value in what fails on purpose is in no log, artefact, metric, error or statistics view afterwards.
 
-The server logs all that PostgreSQL can log, for a server that is managed by others may, and the database's own log settings,
-which only a superuser can make, are off.
+The server logs all that PostgreSQL can log, and the database's own log settings are off: a server that is managed by others may be so.
 """
 
 import contextlib

@@ -40,10 +40,7 @@ def rows(database: Database) -> list[tuple[str, str | None, bool, int, int]]:
 
 
 def smallest_difference(found: list[tuple[str, str | None, bool, int, int]]) -> int:
-    """The fewest logins, above none, that differ between a total of one dimension and a sum of rows of the same or another one.
-
-    In these logins nobody logs in twice, so it is a number of people.
-    """
+    """The fewest people (nobody logs in twice) between a total of one dimension and a sum of rows of the same or another one."""
     sums, totals = {0}, set()
     for dimension in {dimension for dimension, *_ in found}:
         logins = [count for name, _, _, count, _ in found if name == dimension]

@@ -9,7 +9,7 @@ import pytest
 from tests import canaries, support
 from tests.support import Database
 
-# RFC 4231, section 4: key, data, HMAC-SHA-256. The fifth is published cut to 128 bits, as our tokens are.
+# RFC 4231, section 4, by the number of the case: key, data, HMAC-SHA-256. The fifth is published cut to 128 bits, as our tokens are.
 RFC_4231 = {
     1: ("0b" * 20, b"Hi There".hex(), "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),
     2: (b"Jefe".hex(), b"what do ya want for nothing?".hex(), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
@@ -30,7 +30,6 @@ RFC_4231 = {
         "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
     ),
 }
-
 NO_ADDRESSES = [
     *("", "unknown", "192.0.2", "192.0.2.256", "192.0.2.01", "192.000.2.1", "192.0.2.0/24", "192.0.2.1:80", "192.0.2.1.", "192.0.2.1.1"),
     *("3221225985", "0xc0.0.2.1", "192.0.2.1, 192.0.2.2", "192.0.2.1\u200b", "\uff11\uff19\uff12.0.2.1", "192\u30020\u30022\u30021"),

@@ -10,16 +10,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
 
 from sandbox import login_queue
 from sandbox.sample_events import EVENTS, MALFORMED, sample_events
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs import SQSClient
 
 pytestmark = pytest.mark.skipif("IN_COMPOSE" not in os.environ, reason="runs inside the compose project: docker compose up test")
 
@@ -89,7 +86,7 @@ CARELESS = Loader("careless", "kill-careless", "careless-queue")
 @contextmanager
 def sending(queue_url: str) -> Iterator[list[str]]:
     """Send logins all the while, and tell the MessageIds of those that the queue took."""
-    client: SQSClient = login_queue.client()
+    client = login_queue.client()
     sent: list[str] = []
     enough = threading.Event()
 

@@ -15,7 +15,6 @@ BODY = '{"ip": "192.0.2.1", "device_id": "000-00-0001"}'
 CASES: list[tuple[list[str], dict[str, str], int, list[str]]] = [
     (SEED, {"SQS_QUEUE_URL": "foo"}, os.EX_CONFIG, [NO_URL]),
     (SEED, {"SQS_QUEUE_URL": ""}, os.EX_CONFIG, ["SQS_QUEUE_URL is not set"]),
-    (MIGRATE, {"PGHOST": ""}, os.EX_CONFIG, ["PGHOST is not set"]),
     (QUERY, {"ANALYST_PASSWORD": ""}, os.EX_CONFIG, ["ANALYST_PASSWORD is not set"]),
     (MIGRATE, {"PGPORT": "CLOSED"}, os.EX_UNAVAILABLE, ["onnection"]),
     (QUERY, {"PGPORT": "CLOSED"}, os.EX_UNAVAILABLE, ["Connection refused", "make up"]),
@@ -30,13 +29,7 @@ CASES: list[tuple[list[str], dict[str, str], int, list[str]]] = [
 
 @pytest.mark.parametrize(("command", "change", "exit_code", "words"), CASES, ids=[f"{' '.join(case[0])} {case[1]}" for case in CASES])
 def test_what_is_wrong_is_said_in_one_line_and_loses_nothing(  # noqa: PLR0913, PLR0917  four parameters of the case, three fixtures
-    command: list[str],
-    change: dict[str, str],
-    exit_code: int,
-    words: list[str],
-    environment: dict[str, str],
-    queue: Queue,
-    tmp_path: Path,
+    command: list[str], change: dict[str, str], exit_code: int, words: list[str], environment: dict[str, str], queue: Queue, tmp_path: Path
 ) -> None:
     queue.send(BODY)
     closed, absent = str(free_port()), queue.emulator.queue_url("absent")

@@ -4,7 +4,6 @@ import contextlib
 import os
 import pty
 import re
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -26,18 +25,10 @@ def sessions() -> list[tuple[str, str]]:
     for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
         for entry in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             lines = entry.splitlines()
-            length = next(length for length in range(1, len(lines) + 1) if is_whole("\n".join(lines[:length])))
+            # a command ends where its quotation marks are closed
+            length = next(length for length in range(1, len(lines) + 1) if "".join(lines[:length]).count('"') % 2 == 0)
             found.append(("\n".join(lines[:length]), "\n".join(lines[length:])))
     return found
-
-
-def is_whole(command: str) -> bool:
-    """Whether every quotation mark in *command* is closed."""
-    try:
-        shlex.split(command)
-    except ValueError:
-        return False
-    return True
 
 
 def typed(clone: Clone, command: str) -> str:

@@ -51,8 +51,6 @@ STAGES = {
     "making a view": OF_A_DEFINITION.format("CREATE VIEW"),
     "dropping the view of before": OF_A_DEFINITION.format("DROP VIEW"),
 }
-
-
 CASES = [(stage, victim) for number, stage in enumerate(STAGES) for victim in (VICTIMS if FULL else [VICTIMS[number % 3]])]
 MESSAGES = 500
 

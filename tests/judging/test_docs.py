@@ -23,13 +23,9 @@ def test_everything_in_the_docs_is_described(warehouse: Warehouse) -> None:
     undescribed = []
     for kind in ("nodes", "sources", "macros", "exposures", "unit_tests"):
         for name, node in manifest[kind].items():
-            generated = node["resource_type"] == "test" and node.get("test_metadata") is not None
-            if node["package_name"] != "user_logins" or generated or node["resource_type"] == "operation":
-                continue
-            if not node["description"]:
-                undescribed.append(name)
-            undescribed += [f"{name}.{column['name']}" for column in node.get("columns", {}).values() if not column["description"]]
-            undescribed += [f"{name}({argument['name']})" for argument in node.get("arguments", []) if not argument["description"]]
+            if node["package_name"] == "user_logins" and node["resource_type"] != "operation" and not node.get("test_metadata"):
+                parts = [{"name": ""} | node, *node.get("columns", {}).values(), *node.get("arguments", [])]
+                undescribed += [f"{name} {part['name']}" for part in parts if not part["description"]]
 
     assert undescribed == []
     relations = manifest["nodes"] | manifest["sources"]

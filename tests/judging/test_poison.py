@@ -97,6 +97,7 @@ CORPUS: dict[str, list[str]] = (
     | {login(**{name: "\U0001f600" * limit}): [] for name, limit in LIMITS.items()}
     | {login(locale=...): [], login(locale=None): []}
 )
+Bodies = dict[str, tuple[str, list[str] | None]]  # by message id: what is sent, and why it is rejected, None where it may end in any way
 PIECES = ["", '"', "\\", "{", "}", "[", ",", "\\u0000", "\\ud83d", "\0", "\n", "NaN", "1e999999", "\u00e9", "\ufeff"]
 
 
@@ -122,7 +123,7 @@ def generated(chance: random.Random) -> tuple[str, list[str] | None]:
 
 
 @pytest.fixture(scope="module")
-def bodies() -> dict[str, tuple[str, list[str] | None]]:
+def bodies() -> Bodies:
     chance = random.Random(20_240_229)  # noqa: S311  # made-up messages, the same ones every time
     made = [*CORPUS.items(), *(generated(chance) for _ in range(GENERATED))]
     chance.shuffle(made)
@@ -131,11 +132,7 @@ def bodies() -> dict[str, tuple[str, list[str] | None]]:
 
 @pytest.fixture(scope="module")
 def poisoned(
-    postgres_server: Postgres,
-    passwords: Mapping[str, str],
-    template: str,
-    tmp_path_factory: pytest.TempPathFactory,
-    bodies: dict[str, tuple[str, list[str] | None]],
+    postgres_server: Postgres, passwords: Mapping[str, str], template: str, tmp_path_factory: pytest.TempPathFactory, bodies: Bodies
 ) -> Iterator[Warehouse]:
     """All bodies landed, judged and tested by dbt as a person calls it."""
     with copied(postgres_server, passwords, "poisoned", template) as database:
@@ -154,7 +151,7 @@ def holding(folder: Path) -> list[str]:
     return [name for name, content in contents if any(value.encode() in content for value in PLANTED)]
 
 
-def test_every_body_ends_once_masked_or_rejected_as_it_must(poisoned: Warehouse, bodies: dict[str, tuple[str, list[str] | None]]) -> None:
+def test_every_body_ends_once_masked_or_rejected_as_it_must(poisoned: Warehouse, bodies: Bodies) -> None:
     rejected = poisoned.reasons()
     found = {message_id: rejected.get(message_id, []) for message_id in bodies}
     assert {text[:200]: found[key] for key, (text, reasons) in bodies.items() if reasons is not None and reasons != found[key]} == {}
