@@ -18,6 +18,7 @@ from dotenv import dotenv_values
 from psycopg import sql
 
 from loader.landing import storable
+from loader.settings import LOGIN_ROLES
 from sandbox.emulator import DEAD_LETTER_SUFFIX, Emulator
 from sandbox.postgres import Postgres
 from sandbox.sqs import REGION
@@ -57,6 +58,12 @@ class Database:
         """All rows of *query* as *role*, on a connection of its own."""
         with self.connect(role) as connection:
             return connection.execute(query.encode()).fetchall()
+
+    def execute(self, *statements: str, role: str | None = None) -> None:
+        """Execute each statement, in a transaction for each, as *role*."""
+        with self.connect(role) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
 
     def value(self, query: str, role: str | None = None) -> Any:
         """The first column of the first row of *query*."""
@@ -104,13 +111,7 @@ class Clone:
     def run(self, *command: str, timeout_seconds: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run *command* in the clone with its `.venv` activated."""
         return subprocess.run(
-            command,
-            cwd=self.path,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
+            command, cwd=self.path, env=self.environment | environment, capture_output=True, text=True, timeout=timeout_seconds, check=False
         )
 
     @property
@@ -132,11 +133,9 @@ class Clone:
     def connect(self, role: str | None = None) -> psycopg.Connection[Any]:
         """Connect to the clone's database as *role*, or as its superuser."""
         settings = self.settings
-        user = role or settings["ADMIN_USER"]
-        password = settings[f"{role.upper()}_PASSWORD" if role else "ADMIN_PASSWORD"]
-        return psycopg.connect(
-            host=settings["PGHOST"], port=settings["PGPORT"], dbname=settings["PGDATABASE"], user=user, password=password, autocommit=True
-        )
+        server = Postgres(self.path / ".sandbox", int(settings["PGPORT"]), settings["ADMIN_USER"], settings["ADMIN_PASSWORD"])
+        passwords = {role: settings[f"{role.upper()}_PASSWORD"] for role in LOGIN_ROLES}
+        return Database(server, settings["PGDATABASE"], passwords).connect(role)
 
 
 def create_copy(server: Postgres, name: str, template: str) -> None:
@@ -152,9 +151,8 @@ def copied(server: Postgres, passwords: Mapping[str, str], name: str, template: 
     create_copy(server, name, template)
     database = Database(server, name, passwords)
     try:
-        with database.connect() as connection:
-            # who may connect stands on the database itself, and a copy does not inherit it
-            connection.execute((DATABASE_FILES / "7_privileges.sql").read_bytes())
+        # who may connect stands on the database itself, and a copy does not inherit it
+        database.execute((DATABASE_FILES / "7_privileges.sql").read_text())
         yield database
     finally:
         with server.connect() as connection:
@@ -224,17 +222,18 @@ def land(database: Database, bodies: Iterable[str]) -> list[str]:
 
 
 def land_messages(database: Database, messages: Mapping[str, str], sent_at: dt.datetime | None = None) -> None:
-    """Land *messages*, bodies by message id, sent at *sent_at* (now), as the loader does: with the work list, in one transaction."""
+    """Land *messages*, bodies by message id, sent at *sent_at* (now), as the loader does: by COPY, which is not logged, and on the list."""
     sent_at = sent_at or dt.datetime.now(dt.UTC)
-    keys = [(message_id, sent_at) for message_id in messages]
     with database.connect("loader") as connection, connection.cursor() as cursor:
         cursor.execute("select staging.ensure_partitions(%s)", [[sent_at.astimezone(dt.UTC).date()]])
         with connection.transaction():
-            cursor.executemany(
-                "insert into staging.raw_logins (message_id, sent_at, body) values (%s, %s, %s)",
-                [(*key, storable(body)) for key, body in zip(keys, messages.values(), strict=True)],
-            )
-            cursor.executemany("insert into staging.unjudged (message_id, sent_at) values (%s, %s)", keys)
+            cursor.execute("create temp table incoming (message_id text, sent_at timestamptz, body text) on commit drop")
+            with cursor.copy("copy incoming from stdin (format binary)") as copy:
+                copy.set_types(("text", "timestamptz", "text"))
+                for message_id, body in messages.items():
+                    copy.write_row((message_id, sent_at, storable(body)))
+            cursor.execute("insert into staging.raw_logins (message_id, sent_at, body) select * from incoming")
+            cursor.execute("insert into staging.unjudged (message_id, sent_at) select message_id, sent_at from incoming")
 
 
 def start_dbt(words: list[str], environ: Mapping[str, str], outputs: Path, project: Path = ROOT / "dbt_project") -> ForkServerProcess:
