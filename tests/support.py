@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -305,11 +305,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(command: str, environ: Mapping[str, str], log: Path, cwd: Path = ROOT) -> Iterator[Running]:
-    """`python -m COMMAND`, until the end of the `with` at the latest."""
+def running(
+    command: str, environ: Mapping[str, str], log: Path, cwd: Path = ROOT, start: Callable[[str, list[str], Path], None] = forks.command
+) -> Iterator[Running]:
+    """`python -m COMMAND`, until the end of the `with` at the latest; *start* runs it in the process that is forked."""
     log.touch()
     module, *words = command.split()
-    started = Running(forks.start(forks.command, environ, log, module, words, cwd), log)
+    started = Running(forks.start(start, environ, log, module, words, cwd), log)
     try:
         yield started
     finally:

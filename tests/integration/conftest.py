@@ -1,5 +1,7 @@
 """Other stand-ins for SQS, for what the sandbox's emulator cannot do, or to compare it with."""
 
+import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from moto.server import ThreadedMotoServer
 from benchmarks import stub as stubs
 from benchmarks.stub import Stub
 from sandbox.emulator import Emulator
+
+Environment = dict[str, str]
 
 
 @pytest.fixture
@@ -24,3 +28,12 @@ def moto() -> Iterator[Emulator]:
     server.start()
     yield Emulator(Path(), server.get_host_and_port()[1])
     server.stop()
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[str]:
+    """The port of a server that takes connections and says nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield str(listener.getsockname()[1])
