@@ -49,6 +49,7 @@ class Case:
 
 
 NO_DATABASE = 'database "nowhere" does not exist; ', "PGDATABASE"
+UNREACHABLE = "cannot be reached: Unreachable: 127.0.0.1:1: ", "AWS_ENDPOINT_URL"
 MIGRATE = "run python -m loader migrate"
 NO_PASSWORD = "LOADER_PASSWORD is not set; copy .env.example to .env"
 NO_QUEUE = "-not: QueueDoesNotExist: ", "; check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up"
@@ -60,7 +61,7 @@ WRONG: dict[str, tuple[Callable[[Case], Environment], int, tuple[str, ...]]] = {
     "no password": (lambda _: {"LOADER_PASSWORD": ""}, EX_CONFIG, (NO_PASSWORD,)),
     "no queue": (lambda case: {"SQS_QUEUE_URL": case.environment["SQS_QUEUE_URL"] + "-not"}, EX_UNAVAILABLE, NO_QUEUE),
     "no port": (lambda _: {"AWS_ENDPOINT_URL": "http://127.0.0.1:many"}, EX_CONFIG, ("many", "AWS_ENDPOINT_URL")),
-    "no SQS": (lambda _: {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, EX_UNAVAILABLE, ("cannot be reached", "AWS_ENDPOINT_URL")),
+    "no SQS": (lambda _: {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, EX_UNAVAILABLE, UNREACHABLE),
     "something that is not SQS": (
         lambda case: {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{case.environment['PGPORT']}"} | IMPATIENT,
         EX_UNAVAILABLE,
