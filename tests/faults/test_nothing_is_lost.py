@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.processes import own_by_unprivileged
+from sandbox.processes import own_by_unprivileged, wait_until
 from tests.faults.forked_loader import ORDER
 from tests.faults.trial import (
     ENDS_OF_SIGNALLED,
@@ -193,6 +193,18 @@ def a_commit_outlasts_the_visibility_timeout(trial: Trial) -> None:
     trial.wait_until_loaded()
     assert trial.stub.stats().get("expired", 0) == 0
     assert trial.stub.stats()["handed out"] == trial.sent
+
+
+def more_comes_than_may_be_held(trial: Trial) -> None:
+    """One mebibyte is some 4,700 bodies of 225 bytes with what Python keeps around them. Nothing can land until they are held."""
+    trial.start(LOADER_MAX_HELD_BYTES=1024**2, LOADER_MAX_HELD_MESSAGES=20_000)
+    with commits_blocked(trial):
+        trial.send(8_000)
+        trial.wait_for_stub("in flight", 2_000)
+        # A loader without the bound takes the rest in a part of this second.
+        assert not wait_until(lambda: trial.stub.stats()["in flight"] > 6_000, 1)
+    trial.wait_until_loaded()
+    assert trial.stub.stats()["most in flight"] < 6_000
 
 
 def the_disk_is_full(trial: Trial) -> None:
@@ -378,6 +390,7 @@ OTHERS: dict[str, Fault] = {
     "a statement is cancelled mid-COPY": a_statement_is_cancelled_mid_copy,
     "backends are terminated": backends_are_terminated,
     "a commit outlasts the visibility time-out": a_commit_outlasts_the_visibility_timeout,
+    "more comes than may be held": more_comes_than_may_be_held,
     "the disk is full": the_disk_is_full,
     **{f"the network to {side} {trouble}": network(side, trouble) for side in ("PostgreSQL", "SQS") for trouble in HAPPENED},
     "the answers to deletes get lost": sqs_misbehaves("answers lost", lose_answer_rate=0.2),

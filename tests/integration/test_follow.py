@@ -59,24 +59,12 @@ def metric(address: str, name: str) -> float:
     return float(found[1]) if found else -1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_messages_land_as_they_come_until_it_is_told_to_stop(
-    database: Database, queue: Queue, environment: Environment, tmp_path: Path, number: signal.Signals
-) -> None:
-    with following(environment, tmp_path / "log") as (loader, _):
-        for count in (1, 2):
-            queue.send("hello")
-            assert wait_until(lambda: database.value("select count(*) from staging.raw_logins") == count and queue.depth() == 0, 20)  # noqa: B023
-        loader.signal(number)
-        assert loader.wait() == os.EX_OK
-
-
 def test_one_scout_asks_while_idle_and_all_do_when_work_comes_which_the_metrics_count(
     environment: Environment, stub: Stub, tmp_path: Path
 ) -> None:
     """SQS holds the scout's request back for 20 s: with the count of the queue once a minute some 180,000 requests a month."""
     stub.control(duplicate_rate=0.3)
-    with following(environment | stub.environment | {"LOADER_RECEIVERS": "4"}, tmp_path / "log") as (_, address):
+    with following(environment | stub.environment | {"LOADER_RECEIVERS": "4"}, tmp_path / "log") as (loader, address):
         assert wait_until(lambda: stub.stats()["polls"] == 1, 20)
         assert stub.stats()["ReceiveMessage"] == stub.stats()["long polls of 20 s"] == 1
         stub.control(round_trip=0.2)
@@ -97,6 +85,8 @@ def test_one_scout_asks_while_idle_and_all_do_when_work_comes_which_the_metrics_
         assert {name: metric(address, f"loader_{name}") for name in counts} == counts
         assert metric(address, "loader_commit_seconds_count") == metric(address, "loader_batch_messages_count") > 0
         assert metric(address, "process_resident_memory_bytes") > 0
+        loader.signal(signal.SIGINT)
+        assert loader.wait() == os.EX_OK
 
 
 def test_it_is_live_but_not_ready_while_the_database_or_the_queue_refuses_it(
@@ -121,9 +111,16 @@ def test_it_is_live_but_not_ready_while_the_database_or_the_queue_refuses_it(
         assert wait_until(lambda: get(f"{address}/ready") == 200, 20)
 
 
-def test_its_health_port_answers_both_families_of_addresses_beside_silent_connections(environment: Environment, tmp_path: Path) -> None:
-    with following(environment | {"LOADER_HTTP_HOST": "::"}, tmp_path / "log") as (_, address), contextlib.ExitStack() as stack:
+def test_its_health_port_answers_both_families_of_addresses_beside_silent_connections(
+    database: Database, queue: Queue, environment: Environment, tmp_path: Path
+) -> None:
+    with following(environment | {"LOADER_HTTP_HOST": "::"}, tmp_path / "log") as (loader, address), contextlib.ExitStack() as stack:
         port = int(address.rpartition(":")[2])
         for host in ("127.0.0.1", "::1"):
             stack.enter_context(socket.create_connection((host, port)))
         assert get(f"http://127.0.0.1:{port}/live") == get(f"http://[::1]:{port}/live") == 200
+        queue.send("hello")
+        assert wait_until(lambda: queue.depth() == 0, 20)
+        assert database.rows("select body from staging.raw_logins") == [("hello",)]
+        loader.signal(signal.SIGTERM)
+        assert loader.wait() == os.EX_OK
