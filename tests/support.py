@@ -2,12 +2,14 @@
 
 import contextlib
 import datetime as dt
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -274,3 +276,42 @@ def run(
         process = forks.start(forks.command, environ, output, command[2], command[3:], cwd, errors=errors, stdin=given)
         code = ended(process, timeout_seconds)
         return subprocess.CompletedProcess(command, code, output.read_text(), errors.read_text())
+
+
+@dataclass
+class Running:
+    """A command of ours that was started, and the file that it prints to."""
+
+    process: ForkServerProcess
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of JSON that it has printed."""
+        return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid or 0, number)
+
+    def wait(self) -> int:
+        """Wait for its end, and return its exit code."""
+        return ended(self.process, 120)
+
+
+@contextlib.contextmanager
+def running(
+    command: str, environ: Mapping[str, str], log: Path, cwd: Path = ROOT, start: Callable[[str, list[str], Path], None] = forks.command
+) -> Iterator[Running]:
+    """`python -m COMMAND`, until the end of the `with` at the latest; *start* runs it in the process that is forked."""
+    log.touch()
+    module, *words = command.split()
+    started = Running(forks.start(start, environ, log, module, words, cwd), log)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.join()
