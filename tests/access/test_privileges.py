@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loader.migrate import MigrationError, migrate
-from tests.conftest import LOGIN_ROLES
+from loader.settings import LOGIN_ROLES
 from tests.support import DATABASE_FILES, Database
 
 SNAPSHOT = Path(__file__).with_name("privileges.txt")

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import LOGIN_ROLES
+from loader.settings import LOGIN_ROLES
 from tests.support import Database
 
 # What a superuser must do to make an attack succeed

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.rotation import FILL, LOGINS, TRANSACTIONS
 from sandbox.postgres import Postgres
-from tests.recovery.conftest import Masked, Message, copy_of, login, reveal_all
+from tests.recovery.conftest import Masked, Message, copy_of, login
 
 # every eighth message is past retention
 AGED = FILL.replace("number % 8", "case number % 8 when 0 then 40 else number % 8 end")
@@ -62,7 +62,7 @@ def test_a_reveal_among_a_million_gives_exactly_what_was_sent(million: Masked) -
     with million.connect() as admin:
         sent = admin.execute(SENT, {"tokens": tokens}).fetchall()
     assert {token for token, _ in sent} == set(tokens)
-    assert reveal_all(million, tokens) == set(sent)
+    assert million.reveal(*tokens) == set(sent)
 
 
 def test_a_million_rotate_one_to_one_while_analysts_read(million: Masked) -> None:

@@ -97,11 +97,6 @@ class Masked(Database):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def execute(self, statements: str, role: str | None = None) -> None:
-        """Execute *statements* as *role*, or as the superuser."""
-        with self.connect(role) as connection:
-            connection.execute(statements.encode())
-
     def wait_until(self, condition: str) -> None:
         """Wait until the query *condition* returns a row; the test's time-out ends a wait in vain."""
         with self.connect() as admin:
@@ -121,8 +116,8 @@ class Masked(Database):
     def opened(self, *tokens: str) -> str:
         """The id of a reveal of *tokens* that was requested, approved and opened."""
         reveal_id: str = self.value(REVEAL["request"].format(list(tokens)), "pii_requester")
-        self.execute(REVEAL["approve"].format(reveal_id), "pii_approver")
-        self.execute(REVEAL["open"].format(reveal_id), "pii_requester")
+        self.execute(REVEAL["approve"].format(reveal_id), role="pii_approver")
+        self.execute(REVEAL["open"].format(reveal_id), role="pii_requester")
         return reveal_id
 
     def reveal(self, *tokens: str) -> set[tuple[Any, ...]]:

@@ -19,7 +19,7 @@ def recorded(postgres_server: Postgres, passwords: Mapping[str, str], template: 
     """A database with eight entries on record, which the tests leave as they found it."""
     for made in copy_of(postgres_server, passwords, template):
         for days in range(20, 20 + ENTRIES):
-            made.execute(f"select recovery.set_retention({days})", "privacy_officer")
+            made.execute(f"select recovery.set_retention({days})", role="privacy_officer")
         yield made
 
 
@@ -79,6 +79,6 @@ def test_neither_the_owner_nor_a_replication_session_can_change_the_record(recor
 def test_acts_at_the_same_time_make_one_chain(unmasked: Masked) -> None:
     requests = [REVEAL["request"].format([f"v1:{'0' * 32}"])] * 80
     with ThreadPoolExecutor(8) as people:
-        list(people.map(lambda request: unmasked.execute(request, "pii_requester"), requests))
+        list(people.map(lambda request: unmasked.execute(request, role="pii_requester"), requests))
 
     assert unmasked.recovery("verify-audit") == "80 entries hold\n"

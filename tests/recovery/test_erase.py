@@ -148,7 +148,7 @@ def test_a_list_that_is_no_text_or_has_no_id_erases_nobody(masked_for_module: Ma
     done = masked_for_module.run("erase", stdin=given)
     assert (done.returncode, done.stdout, done.stderr) == (os.EX_DATAERR, "", said)
     with pytest.raises(errors.InvalidParameterValue):
-        masked_for_module.execute("select recovery.erase(array['u-old', '  '])", "privacy_officer")
+        masked_for_module.execute("select recovery.erase(array['u-old', '  '])", role="privacy_officer")
     assert masked_for_module.rows("select from recovery.tombstones") == []
 
 

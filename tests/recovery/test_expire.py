@@ -39,7 +39,7 @@ def test_days_past_retention_go_with_all_bytes_of_their_values_and_their_logins_
     assert len(masked.reveal(*tokens)) == 2
     assert all(masked.files_with(canary) for canary in (ip, device))
     # what dbt makes of a day's row type does not keep the day
-    masked.execute(f"create table analytics.hold (a integer, r {story['old'].partition})", "transformer")
+    masked.execute(f"create table analytics.hold (a integer, r {story['old'].partition})", role="transformer")
 
     assert expire(masked) == "2 days expired"
 
@@ -180,4 +180,4 @@ def test_an_analyst_who_holds_advisory_locks_stops_nothing(masked: Masked) -> No
         masked.land([login("u-locked")])
         masked.mask()
         for act in ("erase('{u-locked}')", "rotate()", "expire_next()", "set_retention(40)"):
-            masked.execute(f"select recovery.{act}", "privacy_officer")
+            masked.execute(f"select recovery.{act}", role="privacy_officer")

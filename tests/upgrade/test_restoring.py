@@ -62,7 +62,7 @@ def test_a_dump_restored_into_a_fresh_server_goes_on(masked: Database, queue: Qu
     token = old.value("select masked_ip from marts.user_logins where user_id != 'canary-user' limit 1")
     open_reveal = old.opened(token)
     land(old, [canaries.login(user_id="waiting")])
-    old.execute("select recovery.erase(array['canary-user'])", "privacy_officer")
+    old.execute("select recovery.erase(array['canary-user'])", role="privacy_officer")
     before = old.rows(STATE)
     anchor = old.recovery("audit-head").strip()
     messages = old.value("select count(*) from staging.raw_logins")
