@@ -4,7 +4,6 @@ import asyncio
 import datetime as dt
 import json
 import os
-import signal
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -217,8 +216,7 @@ def test_a_loader_that_connects_anew_has_a_new_token_and_lands_nothing_on_anothe
         assert wait_until(lambda: "certificate verify failed" in follow.output, 60)
         rds.context = known
         wait_until_landed(2)
-        follow.signal(signal.SIGTERM)
-        assert follow.wait() == os.EX_OK
+        assert follow.end() == os.EX_OK
     first, second = (token for user, token in rds.tokens if user == "loader")
     assert first != second
     assert [token for token in (first, second) if token.rpartition("=")[2] in follow.output] == []
