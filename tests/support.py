@@ -294,12 +294,17 @@ class Running:
         """The lines of JSON that it has printed."""
         return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         os.kill(self.process.pid or 0, number)
 
     def wait(self) -> int:
         """Wait for its end, and return its exit code."""
         return ended(self.process, 120)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it with the signal, and return its exit code."""
+        self.send(number)
+        return self.wait()
 
 
 @contextlib.contextmanager

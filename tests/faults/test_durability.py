@@ -117,7 +117,7 @@ def test_nothing_that_was_deleted_is_missing_after(
     loader = trial.start()
     trial.wait_for("all is deleted", lambda: len(trial.stub.deleted()) == IDS)
     loss(server, files)
-    loader.kill()
+    loader.end(signal.SIGKILL)
     postgres.start(server)
     assert_left_out(trial)
     assert bool(trial.lost()) == bool(without)
@@ -186,7 +186,7 @@ def test_nothing_that_was_deleted_is_missing_on_a_promoted_standby_although_a_wa
         trial.send(100)
         trial.wait_for("both servers have it", lambda: len(trial.stub.deleted()) == 100)
         assert promoted.value("select count(*) from staging.raw_logins") == 100
-        second.signal(signal.SIGSTOP)
+        second.send(signal.SIGSTOP)
         replication.stalled = {"to client"}
         trial.send()
         wait_for("a commit waits", lambda: primary.value(f"select count(*) {WAITING}"))
@@ -195,7 +195,7 @@ def test_nothing_that_was_deleted_is_missing_on_a_promoted_standby_although_a_wa
         wait_for("it tries again", lambda: failures() >= (1 if cancels else 2))
         handed_out = trial.stub.stats()["handed out"]
         trial.stub.lapse()
-        second.signal(signal.SIGCONT)
+        second.send(signal.SIGCONT)
         wait_for("the second gets the same messages", lambda: trial.stub.stats()["handed out"] > handed_out)
         if cancels:
             wait_for("a wait is cancelled again", is_cancelled)
@@ -204,7 +204,7 @@ def test_nothing_that_was_deleted_is_missing_on_a_promoted_standby_although_a_wa
             wait_for("it tries once more", lambda: failures() > failed + 1)
         postgres.kill(primary.server)
         for loader in trial.loaders:
-            loader.kill()
+            loader.end(signal.SIGKILL)
         assert replication.counts["stalled"]
         assert_left_out(trial)
 

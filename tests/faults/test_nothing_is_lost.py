@@ -5,17 +5,17 @@ import datetime as dt
 import os
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from sandbox.processes import own_by_unprivileged, wait_until
+from sandbox import postgres, processes
 from tests.faults.forked_loader import ORDER
 from tests.faults.trial import (
-    ENDS_OF_SIGNALLED,
+    ENDS,
     FULL,
     IDS,
     SEEDS,
@@ -31,7 +31,6 @@ from tests.faults.trial import (
 from tests.proxies import DIRECTIONS, Direction, Proxy
 
 DAY = dt.timedelta(days=1)
-OF_LOADER = "from pg_stat_activity where usename = 'loader' and datname = current_database()"
 
 
 @contextlib.contextmanager
@@ -49,11 +48,8 @@ def commits_blocked(trial: Trial) -> Iterator[None]:
 
 def killed_at(moment: Moment) -> Fault:
     def fault(trial: Trial) -> None:
-        trial.hold_at(moment, batch=trial.random.randint(1, 8))
         trial.send()
-        loader = trial.start()
-        trial.wait_until_held()
-        trial.kill(loader)
+        trial.kill(trial.load_until(moment, batch=trial.random.randint(1, 8)))
 
     return fault
 
@@ -64,7 +60,7 @@ def killed_mid_delete(trial: Trial) -> None:
     trial.send()
     loader = trial.start(LOADER_RECEIVERS=trial.random.randint(1, 20))
     trial.wait_for_stub("held DeleteMessageBatch")
-    loader.kill()
+    loader.end(signal.SIGKILL)
     trial.stub.control(hold=[])
     trial.lapse()
     trial.wait_for("some are deleted, and some are not", lambda: 0 < trial.stub.stats()["deleted"] < trial.sent)
@@ -76,7 +72,7 @@ def terminated_under_load(trial: Trial) -> None:
     trial.send()
     loader = trial.start(LOADER_RECEIVERS=4)
     trial.wait_for("it loads", lambda: trial.landed() > 0)
-    assert loader.terminate() == os.EX_OK, loader.output
+    assert loader.end() == os.EX_OK, loader.output
     trial.proof["left"] = trial.stub.stats()["left"]
     assert trial.proof["left"] > 0
     assert trial.stub.stats()["in flight"] == 0
@@ -87,7 +83,7 @@ def terminated_while_commits_hang(trial: Trial) -> None:
     with commits_blocked(trial):
         trial.send()
         trial.wait_for_stub("handed out", trial.sent // 2)
-        assert loader.terminate() == os.EX_OK, loader.output
+        assert loader.end() == os.EX_OK, loader.output
         trial.wait_for_stub("released", trial.sent // 2)
         assert trial.stub.stats()["in flight"] == 0
 
@@ -99,14 +95,14 @@ def four_loaders_come_and_go(trial: Trial) -> None:
     for turn in range(30 if FULL else 6):
         trial.wait_for("they load", lambda: trial.landed() > min(turn, trial.sent - 1))  # noqa: B023  # called here
         stop = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[turn % 3]
-        loaders.pop(trial.random.randrange(4)).signal(stop)
+        loaders.pop(trial.random.randrange(4)).send(stop)
         trial.proof[stop.name] = turn
         loaders.append(trial.start(LOADER_RECEIVERS=2, LOADER_VISIBILITY_SECONDS=2))
     for loader in loaders:
-        loader.signal(signal.SIGTERM)
+        loader.send(signal.SIGTERM)
     for loader in trial.loaders:
         # The youngest may not have begun yet, or not even have learnt to take a signal.
-        assert loader.wait() in ENDS_OF_SIGNALLED, loader.output
+        assert loader.wait() in ENDS, loader.output
 
 
 # ── PostgreSQL crashes, ends sessions, is slow, runs out of disk ─────────────────────────────────────────────────────
@@ -116,13 +112,14 @@ def postgres_crashes_at(moment: Moment) -> Fault:
     """It stops `immediate` and is started again, and the loader goes on by itself."""
 
     def fault(trial: Trial) -> None:
-        trial.hold_at(moment, batch=trial.random.randint(1, 8))
         trial.send()
-        loader = trial.start()
-        trial.wait_until_held()
+        loader = trial.load_until(moment, batch=trial.random.randint(1, 8))
         if moment is before_commit:
             trial.to_postgres.heal()  # the COMMIT is on its way when the server dies
-        trial.crash_postgres()
+        server = trial.database.server
+        assert server.process
+        processes.stop(server.process, signal.SIGQUIT)
+        assert postgres.start(server)
         trial.to_postgres.heal()
         trial.wait_for("the loader has noticed", lambda: "PostgreSQL failed, trying again" in loader.output)
         trial.wait_until_loaded()
@@ -134,11 +131,10 @@ def a_statement_is_cancelled_mid_copy(trial: Trial) -> None:
     """The server's log then says at which row, and must not say what is in it."""
     log = trial.database.server.log
     log_start = len(log.read_text())
-    trial.hold_at(mid_copy)
     trial.send()
-    loader = trial.start()
-    trial.wait_until_held()
-    assert trial.database.value(f"select pg_cancel_backend(pid) {OF_LOADER}")
+    loader = trial.load_until(mid_copy)
+    query = "select pg_cancel_backend(pid) from pg_stat_activity where usename = 'loader' and datname = current_database()"
+    assert trial.database.value(query)
     trial.to_postgres.heal()
     trial.wait_for("the loader has noticed", lambda: "SQLSTATE 57014" in loader.output)
     trial.proof["rows named"] = log.read_text()[log_start:].count("CONTEXT:  COPY incoming, line ")
@@ -147,33 +143,25 @@ def a_statement_is_cancelled_mid_copy(trial: Trial) -> None:
 
 
 def backends_are_terminated(trial: Trial) -> None:
-    """In a loop, for 30 s. The loader waits longer and longer between its attempts, and uses less than a tenth of a core."""
-    done = threading.Event()
+    """At every insert, for 30 s. The loader waits longer and longer between its attempts, and uses less than a tenth of a core."""
     loader = trial.start()
-
-    def terminate() -> None:
-        with trial.database.connect() as connection:
-            while not done.wait(0.01):
-                connection.execute(f"select pg_terminate_backend(pid) {OF_LOADER}".encode())
-
-    def attempts() -> int:
-        return loader.output.count("PostgreSQL failed")
-
     trial.wait_for_stub("ReceiveMessage")
-    thread = threading.Thread(target=terminate)
-    thread.start()
-    try:
+    process = psutil.Process(loader.process.pid)
+    with trial.database.connect() as connection:
+        connection.execute("""
+            create function public.terminate() returns trigger language plpgsql security definer as
+            $$ begin perform pg_terminate_backend(pg_backend_pid()); return null; end $$;
+            create trigger terminated before insert on staging.raw_logins execute function public.terminate()
+        """)
         trial.send()
-        trial.wait_for("the loader has noticed", lambda: attempts() > 0)
-        began, used = time.monotonic(), loader.cpu_seconds()
+        trial.wait_for("the loader has noticed", lambda: "PostgreSQL failed" in loader.output)
+        began, before = time.monotonic(), sum(process.cpu_times()[:2])
         # Its sixth attempt comes after some 3 s of waiting, or at once if it does not wait.
-        trial.wait_for("it tries", lambda: attempts() > 6 and time.monotonic() - began > (30 if FULL else 0))
-        seconds, used = time.monotonic() - began, loader.cpu_seconds() - used
-    finally:
-        done.set()
-        thread.join()
-    # Its own time on a processor, so that what else the machine does makes it no larger.
-    trial.proof |= {"attempts": attempts(), "seconds": seconds, "cpu share": used / seconds}
+        enough = 30 if FULL else 0
+        trial.wait_for("it tries", lambda: loader.output.count("PostgreSQL failed") > 6 and time.monotonic() - began > enough)
+        # Its own time on a processor, so that what else the machine does makes it no larger.
+        trial.proof["cpu share"] = (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - began)
+        connection.execute("drop function public.terminate() cascade")
     assert trial.proof["cpu share"] < 0.1
     trial.wait_until_loaded()
 
@@ -202,7 +190,7 @@ def more_comes_than_may_be_held(trial: Trial) -> None:
         trial.send(8_000)
         trial.wait_for_stub("in flight", 2_000)
         # A loader without the bound takes the rest in a part of this second.
-        assert not wait_until(lambda: trial.stub.stats()["in flight"] > 6_000, 1)
+        assert not processes.wait_until(lambda: trial.stub.stats()["in flight"] > 6_000, 1)
     trial.wait_until_loaded()
     assert trial.stub.stats()["most in flight"] < 6_000
 
@@ -237,7 +225,7 @@ def small_disk(trial: Trial) -> Iterator[Path]:
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"mounting a small file system takes root: {mounted.stderr.strip()}")
-    own_by_unprivileged(disk)
+    processes.own_by_unprivileged(disk)
     try:
         yield disk
     finally:
@@ -246,49 +234,45 @@ def small_disk(trial: Trial) -> Iterator[Path]:
 
 # ── what networks do to connections, on each leg in turn ─────────────────────────────────────────────────────────────
 
-HAPPENED = {"resets": "broken", "is half open": "broken", "delays": "delayed", "stalls": "stalled"}
+# What the proxy counts when it has happened, and what makes it happen.
+TROUBLES: dict[str, tuple[str, Callable[[Proxy, Direction], None]]] = {
+    "resets": ("broken", lambda proxy, _: proxy.reset()),
+    "is half open": ("broken", Proxy.half_open),
+    "delays": ("delayed", lambda proxy, direction: proxy.delay_seconds.update({direction: 5 if FULL else 0.2})),
+    "stalls": ("stalled", lambda proxy, direction: proxy.stalled.add(direction)),
+}
 
 
 def network(side: str, trouble: str) -> Fault:
     def fault(trial: Trial) -> None:
+        happened, make_trouble = TROUBLES[trouble]
+        proxy = trial.to_postgres if side == "PostgreSQL" else trial.to_sqs
+
+        def has_noticed() -> bool:
+            # A reset of an idle connection to SQS is no trouble: it takes another one.
+            has_reconnected = trouble != "stalls" and proxy.counts["connections"] > before["connections"]
+            return has_reconnected or loader.output.count("trying again") > troubles
+
         trial.stub.control(round_trip=0.02)
         # A drain, for that does not leave a reply 20 s to come; it goes on for as long as there are messages.
         seconds, visibility = (30, 30) if trouble == "delays" else (1, 2)  # messages whose reply got lost are hidden for so long
-        trial.start("drain", LOADER_TIMEOUT_SECONDS=seconds, LOADER_VISIBILITY_SECONDS=visibility, LOADER_RECEIVERS=4)
+        loader = trial.start("drain", LOADER_TIMEOUT_SECONDS=seconds, LOADER_VISIBILITY_SECONDS=visibility, LOADER_RECEIVERS=4)
         for direction in DIRECTIONS:
-            before = trial.landed()
+            landed = trial.landed()
             trial.send(IDS // 2)
-            trial.wait_for("it loads", lambda: trial.landed() > before)  # noqa: B023  # called here
-            trouble_on(trial, trial.to_postgres if side == "PostgreSQL" else trial.to_sqs, trouble, direction)
+            trial.wait_for("it loads", lambda: trial.landed() > landed)  # noqa: B023  # called here
+            before, troubles = proxy.counts.copy(), loader.output.count("trying again")
+            make_trouble(proxy, direction)
+            enough = before[happened] + (5 if trouble == "delays" else 1)
+            trial.wait_for(happened, lambda: proxy.counts[happened] >= enough)  # noqa: B023  # called here
+            if trouble != "delays":
+                trial.wait_for("the loader has noticed", has_noticed)
+            if trouble != "is half open":
+                proxy.heal()
+            trial.proof[direction] = proxy.counts[happened] - before[happened]
         trial.wait_until_loaded()
 
     return fault
-
-
-def trouble_on(trial: Trial, proxy: Proxy, trouble: str, direction: Direction) -> None:
-    def troubles() -> int:
-        return sum(loader.output.count("trying again") for loader in trial.loaders)
-
-    happened, before, troubles_before = HAPPENED[trouble], proxy.counts.copy(), troubles()
-    if trouble == "resets":
-        proxy.reset()
-    elif trouble == "is half open":
-        proxy.half_open(direction)
-    elif trouble == "delays":
-        proxy.delay_seconds = {direction: 5 if FULL else 0.2}
-    else:
-        proxy.stalled = {direction}
-    trial.wait_for(happened, lambda: proxy.counts[happened] >= before[happened] + (5 if trouble == "delays" else 1))
-    if trouble != "delays":
-        # A reset of an idle connection to SQS is no trouble: it takes another one.
-        is_idle_enough = trouble != "stalls"
-        trial.wait_for(
-            "the loader has noticed",
-            lambda: troubles() > troubles_before or (is_idle_enough and proxy.counts["connections"] > before["connections"]),
-        )
-    if trouble != "is half open":
-        proxy.heal()
-    trial.proof[direction] = proxy.counts[happened] - before[happened]
 
 
 # ── SQS refuses, forgets, repeats itself, disagrees about the time ───────────────────────────────────────────────────
@@ -314,10 +298,7 @@ def the_same_message_comes_again(trial: Trial) -> None:
     now = dt.datetime.now(dt.UTC)
     for days in (0, 1, 3):
         trial.send(IDS // 3 + 1, milliseconds(now - days * DAY))
-    trial.hold_at(after_commit, batch=5)
-    loader = trial.start()
-    trial.wait_until_held()
-    trial.kill(loader)
+    trial.kill(trial.load_until(after_commit, batch=5))
     assert trial.landed()
     trial.start(clock_hours=24)
     trial.wait_until_loaded()
@@ -358,9 +339,7 @@ def dead_letters_are_redriven(trial: Trial) -> None:
     trial.stub.control(max_receives=2)
     trial.send(200)
     for _ in range(2):
-        trial.hold_at(before_copy)
-        loader = trial.start()
-        trial.wait_until_held()
+        loader = trial.load_until(before_copy)
         trial.wait_for("all is received", lambda: trial.stub.stats().get("in flight") == trial.stub.stats()["left"])
         trial.kill(loader)
         trial.wait_for("all is visible again", lambda: trial.stub.stats()["in flight"] == 0)
@@ -392,7 +371,7 @@ OTHERS: dict[str, Fault] = {
     "a commit outlasts the visibility time-out": a_commit_outlasts_the_visibility_timeout,
     "more comes than may be held": more_comes_than_may_be_held,
     "the disk is full": the_disk_is_full,
-    **{f"the network to {side} {trouble}": network(side, trouble) for side in ("PostgreSQL", "SQS") for trouble in HAPPENED},
+    **{f"the network to {side} {trouble}": network(side, trouble) for side in ("PostgreSQL", "SQS") for trouble in TROUBLES},
     "the answers to deletes get lost": sqs_misbehaves("answers lost", lose_answer_rate=0.2),
     "single deletes fail": sqs_misbehaves("failed entries", entry_failure_rate=0.1),
     "SQS answers 500": sqs_misbehaves("errors", error_rate=0.1),

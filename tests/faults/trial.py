@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks import stub as stubs
 from benchmarks.stub import Stub
 from loader.migrate import migrate
@@ -32,36 +30,11 @@ SEEDS = range(20 if FULL else 1)
 BATCH = IDS // 10
 WAIT_SECONDS = 60
 MIGRATED, PASSWORD = "migrated", "made-up"
-# A loader runs, or it is done, or it says 75 when it was stopped before that.
-ENDS = {None, os.EX_OK, os.EX_TEMPFAIL}
-# One that got a signal before it began is not yet the one to answer, and Python says 1, 130 or the signal.
-ENDS_OF_SIGNALLED = ENDS | {128 + signal.SIGINT, 1, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
+# A loader runs, or it is done, or it says 75 when it was stopped before that. One that got a signal before it began is not yet the one to
+# answer, and Python says 1, 130 or the signal.
+ENDS = {None, os.EX_OK, os.EX_TEMPFAIL, 1, 128 + signal.SIGINT, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 # What the stub's messages have, and no log may have.
 PERSONAL = ("198.51.100.", '"ip"', "device_id", "user_id")
-
-
-class Loader(Running):
-    """A loader, forked."""
-
-    ends: set[int | None] = ENDS
-
-    def signal(self, number: signal.Signals) -> None:
-        self.ends = ENDS_OF_SIGNALLED
-        super().signal(number)
-
-    def kill(self) -> None:
-        assert self.process.is_alive(), f"it had ended by itself: {self.output}"
-        self.signal(signal.SIGKILL)
-        self.wait()
-
-    def terminate(self) -> int:
-        """SIGTERM, and its exit code."""
-        self.signal(signal.SIGTERM)
-        return self.wait()
-
-    def cpu_seconds(self) -> float:
-        times = psutil.Process(self.process.pid).cpu_times()
-        return times.user + times.system
 
 
 @dataclass
@@ -74,7 +47,7 @@ class Trial:
     to_sqs: Proxy
     directory: Path
     without: str = ""
-    loaders: list[Loader] = field(default_factory=list)
+    loaders: list[Running] = field(default_factory=list)
     proof: dict[str, Any] = field(default_factory=dict)
     sent: int = 0
 
@@ -85,7 +58,7 @@ class Trial:
         self.stub.preload(messages, sent_ms)
         self.sent += messages
 
-    def start(self, command: str = "follow", clock_hours: float = 0, **settings: float) -> Loader:
+    def start(self, command: str = "follow", clock_hours: float = 0, **settings: float) -> Running:
         """Start a loader whose clock is *clock_hours* fast; *settings* are its LOADER_* variables."""
         variables = {
             "LOADER_BATCH_MESSAGES": BATCH,
@@ -100,10 +73,10 @@ class Trial:
         environ = support.environment(self.database) | of_queue | {name: str(value) for name, value in variables.items()}
         log = self.directory / f"loader-{len(self.loaders)}.log"
         log.touch()
-        self.loaders.append(Loader(forks.start(forked_loader.load, environ, log, command, self.without, clock_hours), log))
+        self.loaders.append(Running(forks.start(forked_loader.load, environ, log, command, self.without, clock_hours), log))
         return self.loaders[-1]
 
-    def alive(self) -> list[Loader]:
+    def alive(self) -> list[Running]:
         return [loader for loader in self.loaders if loader.process.is_alive()]
 
     # ── what has come of the messages ────────────────────────────────────────────────────────────────────────────────
@@ -120,7 +93,7 @@ class Trial:
 
     def failed(self) -> str:
         """What the loaders said that ended in an error."""
-        return "".join(loader.output for loader in self.loaders if loader.process.exitcode not in loader.ends)
+        return "".join(loader.output for loader in self.loaders if loader.process.exitcode not in ENDS)
 
     def wait_for(self, what: str, condition: Callable[[], object]) -> None:
         came = wait_until(lambda: bool(condition() or self.failed()), WAIT_SECONDS) and not self.failed()
@@ -138,8 +111,8 @@ class Trial:
 
     # ── moments ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def hold_at(self, moment: "Moment", batch: int = 1) -> None:
-        """Have the connection to PostgreSQL stand still at *moment* of the *batch*-th batch from now on."""
+    def load_until(self, moment: "Moment", batch: int = 1) -> Running:
+        """Start a loader whose connection to PostgreSQL stands still at *moment* of its *batch*-th batch, and wait for that."""
         seen = 0
         copied = False  # an empty batch is committed too, to see whether it can be
 
@@ -152,14 +125,14 @@ class Trial:
             return seen == batch and is_moment
 
         self.to_postgres.hold_at(is_it)
-
-    def wait_until_held(self) -> None:
+        loader = self.start()
         self.wait_for("the moment", self.to_postgres.held.is_set)
         self.proof["held"] = self.proof.get("held", 0) + 1
+        return loader
 
-    def kill(self, loader: Loader) -> None:
+    def kill(self, loader: Running) -> None:
         """kill -9; what was held on its way to PostgreSQL never arrives, and what it had received is visible again."""
-        loader.kill()
+        loader.end(signal.SIGKILL)
         self.to_postgres.reset()
         self.to_postgres.heal()
         self.lapse()
@@ -170,16 +143,6 @@ class Trial:
             self.wait_for("its connections have ended", lambda: not self.to_sqs.pairs and self.stub.stats())
         self.stub.lapse()
 
-    def crash_postgres(self) -> None:
-        """Stop the server `immediate`, and start it again."""
-        server = self.database.server
-        process = server.process
-        assert process
-        process.send_signal(signal.SIGQUIT)
-        process.wait(WAIT_SECONDS)
-        assert postgres.start(server)
-        self.proof["crashes"] = self.proof.get("crashes", 0) + 1
-
     def finish(self) -> None:
         """Have what is left loaded by a loader that nothing happens to, and stop all."""
         self.to_postgres.heal()
@@ -188,8 +151,7 @@ class Trial:
             self.start()
         self.wait_for("the queue is empty", lambda: not self.stub.stats()["left"])
         for loader in self.alive():
-            loader.signal(signal.SIGKILL)
-            loader.wait()
+            loader.end(signal.SIGKILL)
         self.lapse()  # also waits until no receive can take a message any more
 
 

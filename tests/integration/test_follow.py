@@ -85,8 +85,7 @@ def test_one_scout_asks_while_idle_and_all_do_when_work_comes_which_the_metrics_
         assert {name: metric(address, f"loader_{name}") for name in counts} == counts
         assert metric(address, "loader_commit_seconds_count") == metric(address, "loader_batch_messages_count") > 0
         assert metric(address, "process_resident_memory_bytes") > 0
-        loader.signal(signal.SIGINT)
-        assert loader.wait() == os.EX_OK
+        assert loader.end(signal.SIGINT) == os.EX_OK
 
 
 def test_it_is_live_but_not_ready_while_the_database_or_the_queue_refuses_it(
@@ -122,5 +121,4 @@ def test_its_health_port_answers_both_families_of_addresses_beside_silent_connec
         queue.send("hello")
         assert wait_until(lambda: queue.depth() == 0, 20)
         assert database.rows("select body from staging.raw_logins") == [("hello",)]
-        loader.signal(signal.SIGTERM)
-        assert loader.wait() == os.EX_OK
+        assert loader.end() == os.EX_OK

@@ -1,6 +1,5 @@
 """The sandbox's emulator of SQS does as another one does, and what it alone does."""
 
-import datetime as dt
 import json
 import socket
 import time
@@ -125,11 +124,7 @@ def test_what_sqs_will_not_take_is_refused(client: "SQSClient", url: str) -> Non
 # ── ours alone ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_body_or_a_queue_that_it_does_not_take_is_refused(queue: Queue) -> None:
-    for body in ("a control character \x01", "x" * 1_048_577):
-        code = refusal(queue.client.send_message, QueueUrl=queue.url, MessageBody=body)
-        assert code in {"InvalidMessageContents", "InvalidParameterValue"}
-    assert queue.depth() == 0
+def test_it_has_no_fifo_queues(queue: Queue) -> None:
     fifo = {"QueueName": "logins.fifo", "Attributes": {"FifoQueue": "true"}}
     assert refusal(queue.client.create_queue, **fifo) == "InvalidAttributeName"
 
@@ -146,16 +141,6 @@ def test_an_earlier_receipt_handle_deletes_nothing_and_what_is_deleted_is_not_le
     assert queue.depth() == 0
     assert b"192.0.2.77" not in queue.emulator.file.read_bytes()
     assert queue.emulator.file.with_name("emulator.sqlite-journal").read_bytes() == b""
-
-
-def test_a_message_may_say_that_it_was_sent_in_the_past_but_not_in_the_future(queue: Queue) -> None:
-    now = dt.datetime.now(dt.UTC)
-    for moved in (dt.timedelta(days=-20), dt.timedelta(days=1)):
-        sent_at: Any = {"SentTimestamp": {"DataType": "Number", "StringValue": str(int((now + moved).timestamp() * 1000))}}
-        queue.client.send_message(QueueUrl=queue.url, MessageBody="x", MessageSystemAttributes=sent_at)
-    past, present = (int(message["Attributes"]["SentTimestamp"]) / 1000 for message in receive(queue.client, queue.url))
-    assert past == pytest.approx((now - dt.timedelta(days=20)).timestamp(), abs=1)
-    assert present == pytest.approx(now.timestamp(), abs=60)
 
 
 def test_a_message_does_not_go_to_a_client_that_was_killed_while_it_waited(queue: Queue) -> None:
