@@ -16,25 +16,16 @@ CANARY = "canary-device-among-a-million"
 # every eighth message is past retention
 AGED = FILL.replace("number % 8", "case number % 8 when 0 then 40 else number % 8 end")
 DAYS = "select staging.ensure_partitions(array_agg(day::date)) from generate_series(now() - interval '41 days', now(), '1 day') as day"
-PICTURE = """
-    select
-        count(*), count(distinct masked_ip), count(distinct masked_device_id),
-        count(distinct left(masked_ip, 3)), count(distinct left(masked_device_id, 3)),
-        (select sum(logins * distinct_users) from analytics.shared_ips)
-    from analytics.user_logins
-"""
+PICTURE = "select count(*), count(distinct masked_ip), count(distinct left(masked_ip, 3)) from analytics.user_logins"
 SENT = """
-    select masked_ip, body::jsonb ->> 'ip'
-    from marts.user_logins join staging.raw_logins using (message_id) where masked_ip = any (%(tokens)s)
-    union
-    select masked_device_id, body::jsonb ->> 'device_id'
-    from marts.user_logins join staging.raw_logins using (message_id) where masked_device_id = any (%(tokens)s)
+    select distinct token, plain_value from marts.user_logins join staging.raw_logins using (message_id) cross join lateral (
+        values (masked_ip, body::jsonb ->> 'ip'), (masked_device_id, body::jsonb ->> 'device_id')
+    ) as sent (token, plain_value) where token = any (%(tokens)s)
 """
 MATCHED = """
     select count(*), count(distinct old || ' ' || new), count(distinct old), count(distinct new)
-    from public.before join marts.user_logins as after using (message_id)
-    cross join lateral (values
-        (before.masked_ip, after.masked_ip), (before.masked_device_id, after.masked_device_id)
+    from public.before join marts.user_logins as after using (message_id) cross join lateral (
+        values (before.masked_ip, after.masked_ip), (before.masked_device_id, after.masked_device_id)
     ) as tokens (old, new)
 """
 
