@@ -317,13 +317,10 @@ def the_clock_is_off(hours: int) -> Fault:
         trial.stub.control(checks_time=True)
         for one in sent_at:
             trial.send(IDS // 2, milliseconds(one))
-        loader = trial.start(clock_hours=hours)
+        trial.start(clock_hours=hours)
         trial.wait_for_stub("refused for their time")
         trial.wait_for_stub("signed in time")
         trial.wait_until_loaded()
-        trial.wait_for("it says when", lambda: loader.events)
-        fast_by = dt.datetime.fromisoformat(loader.events[0]["timestamp"]) - dt.datetime.now(dt.UTC)
-        assert abs(fast_by - dt.timedelta(hours=hours)) < dt.timedelta(minutes=30)
         landed = set(trial.database.rows("select distinct sent_at, tableoid::regclass::text from staging.raw_logins"))
         assert landed == {(one, f"staging.raw_logins_{one:%Y%m%d}") for one in sent_at}
 

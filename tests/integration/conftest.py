@@ -50,9 +50,8 @@ class Closing(bytes):
 
 @dataclass
 class Script:
-    """A server of HTTP that gives these answers in turn, and the last one again and again."""
+    """A server's port, the requests that it got and the connections that they came over."""
 
-    answers: tuple[bytes, ...]
     port: int = 0
     requests: list[bytes] = field(default_factory=list)
     connections: list[socket.socket] = field(default_factory=list)
@@ -60,7 +59,8 @@ class Script:
 
 @contextlib.contextmanager
 def scripted(*answers: bytes, family: socket.AddressFamily = socket.AF_INET, context: ssl.SSLContext | None = None) -> Iterator[Script]:
-    script = Script(answers)
+    """A server of HTTP that gives these answers in turn, and the last one again and again."""
+    script = Script()
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:

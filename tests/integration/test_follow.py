@@ -5,12 +5,11 @@ import os
 import re
 import signal
 import socket
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from benchmarks.stub import Stub
 from loader import pipeline, report
@@ -42,20 +41,14 @@ def following(environment: Environment, log: Path, *, is_short: bool = False) ->
 def get(url: str) -> int:
     """The status of *url*; 0 when nobody answers within a second, for which a kubelet waits."""
     try:
-        with urllib.request.urlopen(url, timeout=1) as reply:  # noqa: S310  # http, on this machine
-            status: int = reply.status
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
-    except OSError:
+        return urllib3.request("GET", url, timeout=1, retries=False).status
+    except urllib3.exceptions.HTTPError:
         return 0
-    return status
 
 
 def metric(address: str, name: str) -> float:
     """The value of the metric *name*, with its labels if it has some."""
-    with urllib.request.urlopen(f"{address}/metrics") as reply:  # noqa: S310  # http, on this machine
-        found = re.search(rf"^{re.escape(name)} (\S+)$", reply.read().decode(), re.MULTILINE)
+    found = re.search(rf"^{re.escape(name)} (\S+)$", urllib3.request("GET", f"{address}/metrics").data.decode(), re.MULTILINE)
     return float(found[1]) if found else -1
 
 
