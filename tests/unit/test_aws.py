@@ -76,11 +76,16 @@ def test_an_ordinary_queue_is_called_at_its_regions_endpoint() -> None:
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
-    assert aws.missing("http://127.0.0.1/1/q", None) == ["AWS_DEFAULT_REGION", *keys]
-    assert aws.missing("https://sqs.eu-west-1.amazonaws.com/1/q", None) == aws.missing("http://127.0.0.1/1/q", "eu-west-1") == keys
+    monkeypatch.setenv("SQS_QUEUE_URL", "http://127.0.0.1/1/q")
+    assert aws.missing() == ["AWS_DEFAULT_REGION", *keys]
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert aws.missing() == keys
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.setenv("SQS_QUEUE_URL", "https://sqs.eu-west-1.amazonaws.com/1/q")
+    assert aws.missing() == keys
     for name in keys:
         monkeypatch.setenv(name, "made-up")
-    assert aws.missing("http://127.0.0.1/1/q", "eu-west-1") == []
+    assert aws.missing() == []
 
 
 # ── credentials ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -101,7 +101,7 @@ def test_an_answer_whose_messages_are_no_list_is_an_error(messages: Any) -> None
 
 def test_a_delete_that_sqs_does_not_confirm_is_none() -> None:
     answer = {"Successful": [{"Id": "0"}], "Failed": [{"Id": "1", "Code": "InternalError"}]}
-    assert asyncio.run(queue(Answers(answer), 60).delete(["a", "b", "c"])) == {"InternalError": ["b"], "NoAnswer": ["c"]}
+    assert asyncio.run(queue(Answers(answer), 60).delete(["a", "b", "c"])) == {"b": "InternalError", "c": "NoAnswer"}
 
 
 @pytest.mark.parametrize("answer", [{"Successful": [{}]}, {"Failed": [{"Id": "x"}]}, {"Successful": 7}, {"Failed": ["text"]}])
