@@ -78,15 +78,14 @@ def tls_context(client: Any) -> ssl.SSLContext | None:
     return context
 
 
+@dataclass
 class Identity:
     """The credentials that requests are signed with, fetched in a thread, for they may come over the network."""
 
-    def __init__(self, find: Callable[[], Any] = lambda: boto3.Session().get_credentials()) -> None:
-        """*find* makes botocore's Credentials."""
-        self._find = find
-        self._source: Any = None
-        self._fetch: asyncio.Task[ReadOnlyCredentials] | None = None
-        self._valid_until = 0.0
+    find: Callable[[], Any] = lambda: boto3.Session().get_credentials()
+    _source: Any = None
+    _fetch: asyncio.Task[ReadOnlyCredentials] | None = None
+    _valid_until: float = 0.0
 
     async def credentials(self) -> ReadOnlyCredentials:
         """The current credentials, or an SqsError; looked at anew once a minute, by one fetch however many calls wait for it."""
@@ -102,7 +101,7 @@ class Identity:
 
     def _frozen(self) -> ReadOnlyCredentials:
         try:
-            self._source = self._source or self._find()
+            self._source = self._source or self.find()
             found: ReadOnlyCredentials = self._source.get_frozen_credentials()
         except Exception as error:  # noqa: BLE001  # whatever a credential process or a server does; its words may hold a secret
             raise SqsError("NoCredentials", f"AWS credentials cannot be fetched ({error_code(error) or type(error).__name__})") from None

@@ -130,7 +130,7 @@ class SqsClient:
 
     async def call(self, action: str, parameters: dict[str, Any], wait_seconds: int = 0) -> dict[str, Any]:
         """Make *action*, spelled as in the API reference, or raise an SqsError; SQS may hold its answer back for *wait_seconds*."""
-        body, limit = json.dumps(parameters, separators=(",", ":")).encode(), wait_seconds + self._timeout_seconds
+        body, limit = json.dumps(parameters).encode(), wait_seconds + self._timeout_seconds
         try:
             async with asyncio.timeout(limit):
                 reply = await self._send(action, body)

@@ -198,10 +198,8 @@ class Pipeline:
                 failed = await self._ask("delete", self._queue.delete(ours)) if ours else {}
                 failed = dict.fromkeys(ours, "") if failed is None else failed
                 again = [handle for handle, code in failed.items() if code not in GONE_CODES]
-                expired = len(handles) - len(ours) + len(failed) - len(again)
-                self._report.add(
-                    messages_deleted=len(ours) - len(failed), message_delete_failures=len(again), message_handles_expired=expired
-                )
+                done, expired = len(ours) - len(failed), len(handles) - len(ours) + len(failed) - len(again)
+                self._report.add(messages_deleted=done, message_delete_failures=len(again), message_handles_expired=expired)
                 self._let_go(set(handles).difference(again))
                 handles, failures = again, failures + 1
 

@@ -29,12 +29,9 @@ class MemoryQueue:
     failures: dict[str, list[Exception]] = field(default_factory=dict)
     asking: int = 0
     most_asking: int = 0
-    twice: bool = False
     wait_seconds: float = 0.02
     others: int = 0  # messages that another consumer holds
     undeletable: bool = False
-    max_receives: int = 1_000  # a message that was received so often goes to `dead`
-    dead: dict[str, str] = field(default_factory=dict)
 
     async def _called(self, call: str) -> None:
         await asyncio.sleep(0)
@@ -44,11 +41,7 @@ class MemoryQueue:
 
     def _visible(self) -> list[str]:
         now = asyncio.get_running_loop().time()
-        visible = [message_id for message_id in self.bodies if self.hidden_until.get(message_id, 0.0) <= now]
-        for message_id in visible:
-            if self.receives[message_id] >= self.max_receives:
-                self.dead[message_id] = self.bodies.pop(message_id)
-        return [message_id for message_id in visible if message_id in self.bodies]
+        return [message_id for message_id in self.bodies if self.hidden_until.get(message_id, 0.0) <= now]
 
     async def receive(self, wait_seconds: int) -> tuple[list[Message], list[str]]:
         del wait_seconds  # `wait_seconds` of this queue is shorter
@@ -61,7 +54,7 @@ class MemoryQueue:
         finally:
             self.asking -= 1
         found: list[Message] = []
-        for message_id in self._visible()[:10] * (1 + self.twice):
+        for message_id in self._visible()[:10]:
             self.hidden_until[message_id] = asyncio.get_running_loop().time() + self.visibility_seconds
             count = self.receives[message_id] = self.receives[message_id] + 1
             found.append(Message(message_id, SENT_MS, self.bodies[message_id], "{}", f"{message_id}/{count}", count))
