@@ -13,7 +13,6 @@ import psutil
 
 from sandbox import processes, sqs
 from sandbox.errors import SandboxError
-from sandbox.login_queue import DEAD_LETTER_SUFFIX
 from sandbox.processes import HOST
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_SECONDS = 60
 MAX_RECEIVE_COUNT = 5
+DEAD_LETTER_SUFFIX = "-dlq"
 
 
 @dataclass(frozen=True)

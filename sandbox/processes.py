@@ -1,5 +1,6 @@
 """Background processes that outlive the command that started them, and the ports that they take."""
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -37,23 +38,20 @@ def start(command: list[str], log: Path) -> psutil.Process:
 
 def runs(process: psutil.Process) -> bool:
     """Whether *process* is running. A zombie is not."""
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return False
 
 
 def stop(process: psutil.Process, gentle: signal.Signals = signal.SIGTERM, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
     """Send *gentle*, wait for the end, and kill the process if it is still there after *timeout_seconds*."""
-    for number in (gentle, signal.SIGKILL):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(gentle)
         try:
-            process.send_signal(number)
             process.wait(timeout_seconds)
-        except psutil.NoSuchProcess:
-            return
         except psutil.TimeoutExpired:
-            continue
-        return
+            process.kill()
+            process.wait()
 
 
 def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
@@ -81,8 +79,7 @@ def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 def unprivileged_prefix() -> list[str]:

@@ -23,18 +23,16 @@ NO_PROFILE = Path("sandbox/profiles.yml")
 DBT_ARTEFACTS = Path("dbt_project/target")
 DBT_LOGS = Path("dbt_project/logs")
 ADDRESSES = ("PGHOST", "PGPORT", "PGDATABASE", "AWS_ENDPOINT_URL", "SQS_QUEUE_URL")
-OURS = (HOST, "localhost")
 HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The sandbox's addresses and the superuser's password, read once."""
+    """The sandbox's addresses, read once."""
 
     postgres_port: int
     database: str
     admin_user: str
-    admin_password: str
     emulator_port: int
     queue_name: str
 
@@ -51,79 +49,68 @@ def _using_env_file() -> Iterator[None]:
 
 
 @_using_env_file()
-def load_env_file() -> None:
-    """Set the variables of `.env` that the environment lacks. A missing file is no error; an empty variable counts as unset."""
-    for name in dotenv_values(ENV_FILE):
+def load_env_file(path: Path = ENV_FILE) -> None:
+    """Set the variables of *path* that the environment lacks. A missing file is no error; an empty variable counts as unset."""
+    for name in dotenv_values(path):
         if os.environ.get(name) == "":
             del os.environ[name]
-    load_dotenv(ENV_FILE)
+    load_dotenv(path)
 
 
 @_using_env_file()
 def complete_env_file(environ: Mapping[str, str]) -> list[str]:
     """Make `.env` (mode 0600) from `.env.example`, or fill in what it lacks, and return the names written.
 
-    A missing value comes from the example. A missing password or address comes from *environ* if it is set there; otherwise a password
-    is random. A value that is set stays.
+    Addresses become those of *environ*, so that the next shell finds them. A missing password is that of *environ*, else random;
+    whatever else is missing comes from the example. A value that is set stays.
     """
     if not ENV_FILE.exists():
         ENV_FILE.touch(mode=0o600)
         ENV_FILE.write_text(ENV_EXAMPLE.read_text())
     ENV_FILE.chmod(0o600)
-    defaults = dotenv_values(ENV_EXAMPLE, interpolate=False)
-    present = dotenv_values(ENV_FILE, interpolate=False)
-    missing = [name for name in defaults if not present.get(name)]
-    for name in missing:
-        given = environ.get(name) if name.endswith("_PASSWORD") or name in ADDRESSES else None
-        # a password of somebody's choice is quoted, so that it is read back as it is
-        quote_mode = "always" if given and name.endswith("_PASSWORD") else "never"
-        set_key(ENV_FILE, name, given or defaults[name] or secrets.token_urlsafe(24), quote_mode=quote_mode)
-    return missing
-
-
-@_using_env_file()
-def keep_addresses(environ: Mapping[str, str]) -> list[str]:
-    """Save the addresses in use, those of *environ*, to `.env` for the next shell, and return the names written."""
     written = []
-    for name in ADDRESSES:
-        # read again each time, because one value may refer to another
-        if dotenv_values(ENV_FILE).get(name) != environ[name]:
-            set_key(ENV_FILE, name, environ[name], quote_mode="never")
+    for name, default in dotenv_values(ENV_EXAMPLE, interpolate=False).items():
+        present = dotenv_values(ENV_FILE).get(name)  # read again each time, because one value may refer to another
+        is_password = name.endswith("_PASSWORD")
+        given = (environ.get(name) if name in ADDRESSES or (is_password and not present) else None) or present
+        if not present or given != present:
+            # a password of somebody's choice is quoted, so that it is read back as it is
+            quote_mode = "always" if given and is_password else "never"
+            set_key(ENV_FILE, name, given or default or secrets.token_urlsafe(24), quote_mode=quote_mode)
             written.append(name)
     return written
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The sandbox's settings from *environ*; SandboxError when one is missing, or names a server that is not the sandbox's."""
-    host, endpoint, url = (required(environ, name) for name in ("PGHOST", "AWS_ENDPOINT_URL", "SQS_QUEUE_URL"))
-    if host not in OURS:
-        raise SandboxError(f"PGHOST is {host}, and the sandbox runs on {HOST} alone; unset it, or set it to {HOST}", os.EX_CONFIG)
-    found = re.fullmatch(rf"http://(?:{'|'.join(OURS)}):(\d{{1,5}})/?", endpoint)
-    if not found:
-        ours = f"the sandbox's is http://{HOST}:PORT; unset it, or set it so"
-        raise SandboxError(f"AWS_ENDPOINT_URL is {endpoint}, and {ours}", os.EX_CONFIG)
-    base, _, queue_name = url.rpartition("/")
-    queues = f"{endpoint.rstrip('/')}/000000000000"
-    if not queue_name or base != queues:
-        advice = f"unset it, or set it to {queues}/login-queue"
-        said = f"SQS_QUEUE_URL is {url}, and the sandbox's queues are at AWS_ENDPOINT_URL/000000000000/NAME; {advice}"
-        raise SandboxError(said, os.EX_CONFIG)
+    """The sandbox's addresses from *environ*; SandboxError when one is missing, or names a server that is not the sandbox's."""
+    queues = f"{required(environ, 'AWS_ENDPOINT_URL').rstrip('/')}/000000000000/"
+    port = r"(0*[1-9]\d{0,4})"
+    ours = {
+        "PGHOST": (r"127\.0\.0\.1|localhost", HOST),
+        "PGPORT": (port, "a number"),
+        "AWS_ENDPOINT_URL": (rf"http://(?:127\.0\.0\.1|localhost):{port}/?", f"http://{HOST}:PORT"),
+        "SQS_QUEUE_URL": (f"{re.escape(queues)}([^/]+)", f"{queues}login-queue"),
+    }
+    found = {}
+    for name, (pattern, example) in ours.items():
+        match = re.fullmatch(pattern, value := required(environ, name))
+        if not match or (pattern.count(port) and int(match[1]) > HIGHEST_PORT):
+            raise SandboxError(f"{name} is {value}, and the sandbox's is {example}; unset it, or set it so", os.EX_CONFIG)
+        found[name] = match[match.re.groups]
     return Settings(
-        postgres_port=_port("PGPORT", required(environ, "PGPORT")),
+        postgres_port=int(found["PGPORT"]),
         database=required(environ, "PGDATABASE"),
         admin_user=environ.get("ADMIN_USER") or "postgres",
-        admin_password=required(environ, "ADMIN_PASSWORD"),
-        emulator_port=_port("AWS_ENDPOINT_URL's port", found[1]),
-        queue_name=queue_name,
+        emulator_port=int(found["AWS_ENDPOINT_URL"]),
+        queue_name=found["SQS_QUEUE_URL"],
     )
 
 
 def required(environ: Mapping[str, str], name: str) -> str:
     """The value of *name*; SandboxError if it is missing or empty."""
-    value = environ.get(name)
-    if not value:
-        raise SandboxError(f"{name} is not set; copy .env.example to .env or run make up", os.EX_CONFIG)
-    return value
+    if value := environ.get(name):
+        return value
+    raise SandboxError(f"{name} is not set; copy .env.example to .env or run make up", os.EX_CONFIG)
 
 
 def write_dbt_profile(environ: Mapping[str, str]) -> None:
@@ -143,9 +130,3 @@ def write_dbt_profile(environ: Mapping[str, str]) -> None:
     SANDBOX_PROFILE.unlink(missing_ok=True)
     SANDBOX_PROFILE.touch(mode=0o600)
     SANDBOX_PROFILE.write_text("# Written by `make up`; holds a password of the sandbox.\n" + yaml.safe_dump(profile, sort_keys=False))
-
-
-def _port(name: str, text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= HIGHEST_PORT:
-        raise SandboxError(f"{name} is {text}, which is no port; set it to a number from 1 to {HIGHEST_PORT}", os.EX_CONFIG)
-    return int(text)

@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from loader.migrate import migrate
+from loader.settings import LOGIN_ROLES
 from sandbox import emulator, postgres
 from sandbox.emulator import Emulator
 from sandbox.postgres import Postgres
@@ -18,7 +19,6 @@ from sandbox.sample_events import sample_events
 from tests import canaries, support
 from tests.support import DATABASE_FILES, Database, Queue
 
-LOGIN_ROLES = ("loader", "transformer", "analyst", "pii_requester", "pii_approver", "privacy_officer")
 TEMPLATE = "migrated"
 MASKED_TEMPLATE = "masked"
 numbers = itertools.count(1)

@@ -18,18 +18,8 @@ ENVIRONMENT = {"PGHOST": "nowhere", "PGPORT": "1", "PGDATABASE": DATABASE, "TRAN
 
 def _parse() -> Any:
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        os.environ.update(ENVIRONMENT)
-        folders = [
-            "--project-dir",
-            str(PROJECT),
-            "--profiles-dir",
-            str(PROJECT / "profiles"),
-            "--target-path",
-            folder,
-            "--log-path",
-            folder,
-        ]
-        parsed = dbtRunner().invoke(["--quiet", "parse", *folders])
+        os.environ.update(ENVIRONMENT | {"DBT_TARGET_PATH": folder, "DBT_LOG_PATH": folder})
+        parsed = dbtRunner().invoke(["--quiet", "parse", "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT / "profiles")])
     return parsed.result if parsed.success else None
 
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import datetime as dt
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -18,8 +20,8 @@ from dotenv import dotenv_values
 from psycopg import sql
 
 from loader.landing import storable
-from sandbox.emulator import Emulator
-from sandbox.login_queue import DEAD_LETTER_SUFFIX
+from loader.settings import LOGIN_ROLES
+from sandbox.emulator import DEAD_LETTER_SUFFIX, Emulator
 from sandbox.postgres import Postgres
 from sandbox.sqs import REGION
 from tests import forks
@@ -58,6 +60,12 @@ class Database:
         """All rows of *query* as *role*, on a connection of its own."""
         with self.connect(role) as connection:
             return connection.execute(query.encode()).fetchall()
+
+    def execute(self, *statements: str, role: str | None = None) -> None:
+        """Execute each statement, in a transaction for each, as *role*."""
+        with self.connect(role) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
 
     def value(self, query: str, role: str | None = None) -> Any:
         """The first column of the first row of *query*."""
@@ -105,13 +113,7 @@ class Clone:
     def run(self, *command: str, timeout_seconds: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run *command* in the clone with its `.venv` activated."""
         return subprocess.run(
-            command,
-            cwd=self.path,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
+            command, cwd=self.path, env=self.environment | environment, capture_output=True, text=True, timeout=timeout_seconds, check=False
         )
 
     @property
@@ -133,11 +135,9 @@ class Clone:
     def connect(self, role: str | None = None) -> psycopg.Connection[Any]:
         """Connect to the clone's database as *role*, or as its superuser."""
         settings = self.settings
-        user = role or settings["ADMIN_USER"]
-        password = settings[f"{role.upper()}_PASSWORD" if role else "ADMIN_PASSWORD"]
-        return psycopg.connect(
-            host=settings["PGHOST"], port=settings["PGPORT"], dbname=settings["PGDATABASE"], user=user, password=password, autocommit=True
-        )
+        server = Postgres(self.path / ".sandbox", int(settings["PGPORT"]), settings["ADMIN_USER"], settings["ADMIN_PASSWORD"])
+        passwords = {role: settings[f"{role.upper()}_PASSWORD"] for role in LOGIN_ROLES}
+        return Database(server, settings["PGDATABASE"], passwords).connect(role)
 
 
 def create_copy(server: Postgres, name: str, template: str) -> None:
@@ -153,9 +153,8 @@ def copied(server: Postgres, passwords: Mapping[str, str], name: str, template: 
     create_copy(server, name, template)
     database = Database(server, name, passwords)
     try:
-        with database.connect() as connection:
-            # who may connect stands on the database itself, and a copy does not inherit it
-            connection.execute((DATABASE_FILES / "7_privileges.sql").read_bytes())
+        # who may connect stands on the database itself, and a copy does not inherit it
+        database.execute((DATABASE_FILES / "7_privileges.sql").read_text())
         yield database
     finally:
         with server.connect() as connection:
@@ -225,17 +224,18 @@ def land(database: Database, bodies: Iterable[str]) -> list[str]:
 
 
 def land_messages(database: Database, messages: Mapping[str, str], sent_at: dt.datetime | None = None) -> None:
-    """Land *messages*, bodies by message id, sent at *sent_at* (now), as the loader does: with the work list, in one transaction."""
+    """Land *messages*, bodies by message id, sent at *sent_at* (now), as the loader does: by COPY, which is not logged, and on the list."""
     sent_at = sent_at or dt.datetime.now(dt.UTC)
-    keys = [(message_id, sent_at) for message_id in messages]
     with database.connect("loader") as connection, connection.cursor() as cursor:
         cursor.execute("select staging.ensure_partitions(%s)", [[sent_at.astimezone(dt.UTC).date()]])
         with connection.transaction():
-            cursor.executemany(
-                "insert into staging.raw_logins (message_id, sent_at, body) values (%s, %s, %s)",
-                [(*key, storable(body)) for key, body in zip(keys, messages.values(), strict=True)],
-            )
-            cursor.executemany("insert into staging.unjudged (message_id, sent_at) values (%s, %s)", keys)
+            cursor.execute("create temp table incoming (message_id text, sent_at timestamptz, body text) on commit drop")
+            with cursor.copy("copy incoming from stdin (format binary)") as copy:
+                copy.set_types(("text", "timestamptz", "text"))
+                for message_id, body in messages.items():
+                    copy.write_row((message_id, sent_at, storable(body)))
+            cursor.execute("insert into staging.raw_logins (message_id, sent_at, body) select * from incoming")
+            cursor.execute("insert into staging.unjudged (message_id, sent_at) select message_id, sent_at from incoming")
 
 
 def start_dbt(words: list[str], environ: Mapping[str, str], outputs: Path, project: Path = ROOT / "dbt_project") -> ForkServerProcess:
@@ -276,3 +276,47 @@ def run(
         process = forks.start(forks.command, environ, output, command[2], command[3:], cwd, errors=errors, stdin=given)
         code = ended(process, timeout_seconds)
         return subprocess.CompletedProcess(command, code, output.read_text(), errors.read_text())
+
+
+@dataclass
+class Running:
+    """A command of ours that was started, and the file that it prints to."""
+
+    process: ForkServerProcess
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of JSON that it has printed."""
+        return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid or 0, number)
+
+    def wait(self) -> int:
+        """Wait for its end, and return its exit code."""
+        return ended(self.process, 120)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it with the signal, and return its exit code."""
+        self.send(number)
+        return self.wait()
+
+
+@contextlib.contextmanager
+def running(
+    command: str, environ: Mapping[str, str], log: Path, cwd: Path = ROOT, start: Callable[[str, list[str], Path], None] = forks.command
+) -> Iterator[Running]:
+    """`python -m COMMAND`, until the end of the `with` at the latest; *start* runs it in the process that is forked."""
+    log.touch()
+    module, *words = command.split()
+    started = Running(forks.start(start, environ, log, module, words, cwd), log)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.join()

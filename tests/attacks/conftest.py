@@ -1,5 +1,6 @@
 """A server that logs and counts all that PostgreSQL can, for attacks that read what it wrote."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from loader.migrate import migrate
 from sandbox import postgres, processes
+from sandbox.postgres import Postgres
 from tests import canaries, support
 from tests.support import DATABASE_FILES, Database
 
@@ -26,6 +28,8 @@ TALKATIVE = {
     "auto_explain.log_nested_statements": "on",
     "auto_explain.log_parameter_max_length": "-1",
 }
+TEMPLATE = "talkative"
+numbers = itertools.count(1)
 
 
 @dataclass
@@ -59,30 +63,26 @@ class Talkative:
 
 
 @pytest.fixture(scope="session")
-def talkative_server(tmp_path_factory: pytest.TempPathFactory, passwords: Mapping[str, str]) -> Iterator[Database]:
-    directory = tmp_path_factory.mktemp("talkative")
-    server = postgres.Postgres(directory, processes.free_port(), "postgres", "talkative")
+def talkative_server(tmp_path_factory: pytest.TempPathFactory, passwords: Mapping[str, str]) -> Iterator[Postgres]:
+    """The server, with a migrated database to copy."""
+    server = Postgres(tmp_path_factory.mktemp("talkative"), processes.free_port(), "postgres", "talkative")
     try:
         postgres.start(server, postgres.SETTINGS | postgres.THROWAWAY_SETTINGS | TALKATIVE)
-        yield Database(server, "postgres", passwords)
+        with server.connect() as connection:
+            connection.execute(f"create database {TEMPLATE}".encode())
+        with server.connect(TEMPLATE) as connection:
+            migrate(connection, DATABASE_FILES, passwords)
+            connection.execute("create extension pg_stat_statements")
+        yield server
     finally:
         postgres.stop(server)
 
 
 @pytest.fixture
-def talkative(talkative_server: Database, request: pytest.FixtureRequest) -> Iterator[Talkative]:
+def talkative(talkative_server: Postgres, passwords: Mapping[str, str]) -> Iterator[Talkative]:
     """A migrated database of the test's own, whose log settings, which only a superuser can make, are off."""
-    server = talkative_server
-    name = f"canary_{abs(hash(request.node.name))}"
-    with server.connect() as connection:
-        connection.execute(f"create database {name}".encode())
-    database = Database(server.server, name, server.passwords)
-    with database.connect() as connection:
-        migrate(connection, DATABASE_FILES, server.passwords)
-        connection.execute("create extension pg_stat_statements; select pg_stat_statements_reset()")
-        connection.execute(f"alter database {name} reset all".encode())
-    made = Talkative(database)
-    made.mark()
-    yield made
-    with server.connect() as connection:
-        connection.execute(f"drop database {name} with (force)".encode())
+    with support.copied(talkative_server, passwords, f"canary_{next(numbers)}", TEMPLATE) as database:
+        database.execute(f"alter database {database.name} reset all", "select pg_stat_statements_reset()")
+        made = Talkative(database)
+        made.mark()
+        yield made

@@ -1,5 +1,6 @@
 """What the compose project does, tried from inside it: `docker compose up --exit-code-from test test`."""
 
+import itertools
 import json
 import os
 import re
@@ -9,17 +10,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
-from psycopg import errors
 
-from sandbox import login_queue
+from sandbox import seed
+from sandbox.emulator import DEAD_LETTER_SUFFIX
 from sandbox.sample_events import EVENTS, MALFORMED, sample_events
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs import SQSClient
 
 pytestmark = pytest.mark.skipif("IN_COMPOSE" not in os.environ, reason="runs inside the compose project: docker compose up test")
 
@@ -79,7 +77,7 @@ class Loader:
             urllib.request.urlopen(f"http://{self.killer}:9465", data=b"", timeout=5).close()
 
     def has_nothing_left(self) -> bool:
-        return login_queue.depth(self.queue_url) == 0 and self.metric("loader_messages_in_flight") == 0
+        return seed.depth(self.queue_url) == 0 and self.metric("loader_messages_in_flight") == 0
 
 
 FOLLOW = Loader("follow", "kill-loader", "login-queue")
@@ -89,20 +87,17 @@ CARELESS = Loader("careless", "kill-careless", "careless-queue")
 @contextmanager
 def sending(queue_url: str) -> Iterator[list[str]]:
     """Send logins all the while, and tell the MessageIds of those that the queue took."""
-    client: SQSClient = login_queue.client()
+    client = seed.client()
     sent: list[str] = []
     enough = threading.Event()
 
     def send() -> None:
-        number = 0
+        login = {"user_id": OURS, "app_version": "2.3.0", "device_type": "ios", "locale": None}
+        numbers = itertools.count()
         # 400 a second, which the emulator can serve to a slow loader too
         while not enough.wait(0.025):
-            entries = []
-            for index in range(10):
-                number += 1
-                body = {"user_id": OURS, "app_version": "2.3.0", "device_type": "ios", "locale": None}
-                body |= {"ip": f"2001:db8::{number:x}", "device_id": f"{number:09d}"}
-                entries.append({"Id": str(index), "MessageBody": json.dumps(body)})
+            bodies = [login | {"ip": f"2001:db8::{number:x}", "device_id": f"{number:09}"} for number in itertools.islice(numbers, 10)]
+            entries = [{"Id": str(place), "MessageBody": json.dumps(body)} for place, body in enumerate(bodies)]
             reply = client.send_message_batch(QueueUrl=queue_url, Entries=entries)  # type: ignore[arg-type]
             sent.extend(entry["MessageId"] for entry in reply["Successful"])
 
@@ -123,46 +118,24 @@ def landed(sent: list[str]) -> int:
     return int(value("select count(*) from staging.raw_logins where message_id = any(%s)", list(sent)))
 
 
-def test_every_sample_event_is_masked_or_rejected() -> None:
+def test_every_sample_event_is_masked_or_rejected_and_an_analyst_sees_no_plain_value() -> None:
     masked = value("select count(*) from marts.user_logins where user_id != %s", OURS)
-    rejected = value("select count(*) from marts.rejected_logins")
-    assert (masked, rejected) == (EVENTS - len(MALFORMED), len(MALFORMED))
+    assert (masked, value("select count(*) from marts.rejected_logins")) == (EVENTS - len(MALFORMED), len(MALFORMED))
     assert value("select count(*) from analytics.user_logins where user_id != %s", OURS, role="analyst") == masked
-
-
-def test_no_address_and_no_device_of_the_sample_shows_to_an_analyst() -> None:
-    logins = [json.loads(body) for body in sample_events() if body.startswith('{"user_id"') and body.endswith("}")]
-    plain = {str(login[field]) for login in logins for field in ("ip", "device_id") if login.get(field)}
+    logins = [json.loads(body) for body in sample_events() if body not in MALFORMED.values()]
+    plain = {login[field] for login in logins for field in ("ip", "device_id")}
     with connect("analyst") as connection:
         seen = {
-            str(cell)
+            cell
             for view in ("user_logins", "shared_ips", "shared_devices", "daily_logins")
             for row in connection.execute(f"select * from analytics.{view}".encode())
             for cell in row
+            if isinstance(cell, str)
         }
-    assert len(plain) > 100
-    assert len(seen) > 100
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("select * from staging.raw_logins")
+    assert len(plain) > 100 < len(seen)
     assert not plain & seen
-
-
-@pytest.mark.parametrize(
-    "attempt",
-    [
-        "select * from staging.raw_logins",
-        "select * from marts.user_logins",
-        "select * from marts.rejected_logins",
-        "select * from masking.keys",
-        "select masking.token(1, '', '', '192.0.2.1')",
-        "set role pipeline_owner",
-        "create temporary table mine (ip text)",
-        "create table public.mine (ip text)",
-    ],
-)
-def test_an_analyst_is_refused(attempt: str) -> None:
-    with connect("analyst") as connection:
-        connection.execute("set default_transaction_read_only = off")
-        with pytest.raises(errors.InsufficientPrivilege):
-            connection.execute(attempt.encode())
 
 
 @contextmanager
@@ -206,15 +179,9 @@ def kill_and_crash(loader: Loader) -> list[str]:
 
 def test_a_killed_loader_and_a_crashed_server_lose_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     sent = kill_and_crash(FOLLOW)
-    with connect("transformer") as connection:
-        counts = connection.execute(
-            "select count(*), count(distinct message_id) from staging.raw_logins where message_id = any(%s)", [sent]
-        ).fetchone()
-    assert counts == (len(sent), len(set(sent)))
-    wait_until(
-        lambda: value("select count(*) from marts.user_logins where message_id = any(%s)", sent) == len(sent), "every one of them masked"
-    )
-    assert login_queue.depth(FOLLOW.queue_url + login_queue.DEAD_LETTER_SUFFIX) == 0
+    assert value("select count(*) from staging.raw_logins where message_id = any(%s)", sent) == len(set(sent)) == len(sent)
+    wait_until(lambda: value("select count(*) from marts.user_logins where message_id = any(%s)", sent) == len(sent), "all masked")
+    assert seed.depth(FOLLOW.queue_url + DEAD_LETTER_SUFFIX) == 0
     with capsys.disabled():
         print(f"\n{len(sent)} messages sent, landed once and masked, across a killed loader and a crashed server")
 

@@ -15,7 +15,6 @@ from pydantic_settings import BaseSettings
 import benchmarks.__main__  # noqa: F401  it registers all measures
 from benchmarks.harness import MEASURES
 from loader.report import Report
-from loader.settings import LoaderSettings
 from loader.sqs import Depth
 from sandbox import postgres
 from tests import support
@@ -24,19 +23,9 @@ from tests.support import ROOT
 KUBERNETES = ROOT / "deploy" / "kubernetes" / "base"
 ALERTS = ROOT / "deploy" / "kubernetes" / "components" / "alerts" / "alerts.yaml"
 TEMPLATE = ROOT / "deploy" / "aws" / "user-logins.yaml"
+COMPOSE = ROOT / "docker-compose.yml"
 make_secrets = runpy.run_path(str(ROOT / "deploy" / "compose" / "make_secrets.py"))
-
-
 RULES: list[dict[str, Any]] = yaml.safe_load(ALERTS.read_text())["spec"]["groups"][0]["rules"]
-# what kube-state-metrics (its docs/metrics/workload) and KEDA 2.15 (its page "Integrate with Prometheus") export
-OF_THE_CLUSTER = {
-    "kube_deployment_spec_replicas",
-    "kube_deployment_status_replicas_available",
-    "kube_job_failed",
-    "kube_cronjob_status_last_successful_time",
-    "kube_cronjob_created",
-    "keda_scaler_detail_errors_total",
-}
 
 
 class Template(yaml.SafeLoader):
@@ -50,85 +39,61 @@ def _plain(loader: Template, _tag: str, node: yaml.Node) -> Any:
 Template.add_multi_constructor("!", _plain)
 
 
-def commands() -> Iterator[tuple[str, ...]]:
-    """Every command that a container of ours is started with."""
-    for path in KUBERNETES.glob("*.yaml"):
-        for resource in yaml.safe_load_all(path.read_text()):
-            yield from _containers(resource, "args")
-    yield from _containers(yaml.load(TEMPLATE.read_text(), Template), "Command")  # noqa: S506  a SafeLoader
-    for service in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values():
-        yield tuple(service.get("command", ()))
+def resources() -> dict[str, Any]:
+    """What the stack on AWS is made of."""
+    found: dict[str, Any] = yaml.load(TEMPLATE.read_text(), Template)["Resources"]  # noqa: S506  a SafeLoader
+    return found
 
 
-def _containers(value: Any, key: str) -> Iterator[tuple[str, ...]]:
-    if isinstance(value, dict):
-        if isinstance(value.get(key), list):
-            yield tuple(value[key])
-        for inner in value.values():
-            yield from _containers(inner, key)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _containers(inner, key)
+def commands(value: Any = None) -> Iterator[tuple[str, ...]]:
+    """Every command that a container of ours is started with, or those within *value*."""
+    if value is None:
+        files = [yaml.safe_load_all(path.read_text()) for path in (*KUBERNETES.glob("*.yaml"), COMPOSE)]
+        value = [resources(), *(document for documents in files for document in documents)]
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if key in {"args", "Command", "command"} and isinstance(inner, list):
+            yield tuple(inner)
+        yield from commands(inner or ())
 
 
-PACKAGES = {"loader", "sandbox", "recovery"}
-OURS = sorted({command[2:4] for command in commands() if command[:2] == ("python", "-m") and command[2] in PACKAGES})
+OURS = sorted(
+    {command[2:4] for command in commands() if command[:2] == ("python", "-m") and command[2] in {"loader", "sandbox", "recovery"}}
+)
+SCHEDULES = [KUBERNETES / "dbt-test.yaml", KUBERNETES.parent / "overlays" / "aws" / "kustomization.yaml", TEMPLATE, COMPOSE]
 
 
-SILENT = {name: value for name, value in postgres.SETTINGS.items() if name.startswith(("log_min", "log_error", "log_parameter"))}
-
-
-@pytest.mark.parametrize(("name", "value"), SILENT.items())
-def test_no_server_logs_the_values_that_an_error_quotes(name: str, value: str) -> None:
-    assert f"-c{name}={value}" in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["postgres"]["command"]
-    aws = yaml.load(TEMPLATE.read_text(), Template)["Resources"]["DatabaseSettings"]["Properties"]["Parameters"]  # noqa: S506  a SafeLoader
-    assert aws[name] == value
-    assert f"{name}={value}" in (ROOT / "deploy" / "azure.md").read_text().replace(";", " ").split()
-
-
-def test_the_files_start_the_loader_the_migration_and_the_expiry() -> None:
-    assert {("loader", "follow"), ("loader", "migrate"), ("recovery", "expire")} <= set(OURS)
+def test_no_server_logs_the_values_that_an_error_quotes() -> None:
+    quiet = {name: value for name, value in postgres.SETTINGS.items() if name.startswith(("log_min", "log_error", "log_parameter"))}
+    assert quiet
+    aws = resources()["DatabaseSettings"]["Properties"]["Parameters"]
+    assert {name: aws.get(name) for name in quiet} == quiet
+    settings = {f"{name}={value}" for name, value in quiet.items()}
+    assert {f"-c{setting}" for setting in settings} <= {*yaml.safe_load(COMPOSE.read_text())["services"]["postgres"]["command"]}
+    assert settings <= {*(ROOT / "deploy" / "azure.md").read_text().replace(";", " ").split()}
 
 
 @pytest.mark.parametrize("command", OURS, ids=" ".join)
 def test_every_command_that_a_container_is_started_with_exists(command: tuple[str, ...]) -> None:
+    assert {("loader", "follow"), ("loader", "migrate"), ("recovery", "expire")} <= {*OURS}
     ran = support.run(["python", "-m", *command, "--help"], os.environ)
     assert ran.returncode == 0, ran.stderr
 
 
-def test_every_selector_of_a_schedule_is_one_of_dbts() -> None:
-    files = [*KUBERNETES.glob("*.yaml"), *TEMPLATE.parent.glob("*.json"), TEMPLATE, ROOT / "docker-compose.yml"]
+def test_the_schedules_run_dbts_selectors_and_check_daily_that_something_has_landed() -> None:
+    files = [*KUBERNETES.glob("*.yaml"), *TEMPLATE.parent.glob("*.json"), TEMPLATE, COMPOSE]
     named = {name for path in files for name in re.findall(r"--selector\W+(\w+)", path.read_text())}
-    assert named == {"each_run", "rest"}
-    assert named <= {each["name"] for each in yaml.safe_load((ROOT / "dbt_project" / "selectors.yml").read_text())["selectors"]}
-
-
-@pytest.mark.parametrize(
-    "path",
-    [KUBERNETES / "dbt-test.yaml", KUBERNETES.parent / "overlays" / "aws" / "kustomization.yaml", TEMPLATE, ROOT / "docker-compose.yml"],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
-def test_the_daily_schedule_checks_that_something_has_landed(path: Path) -> None:
-    assert re.search(r"dbt build --selector rest(?: &&|;|\n) *(?:token; )?dbt source freshness", path.read_text())
-
-
-def test_kedas_operator_may_ask_for_the_queues_depth_by_a_policy_of_its_own_and_do_nothing_else() -> None:
-    scaling = yaml.load(TEMPLATE.read_text(), Template)["Resources"]["Scaling"]["Properties"]  # noqa: S506  a SafeLoader
-    assert scaling["PolicyDocument"]["Statement"] == [{"Effect": "Allow", "Action": "sqs:GetQueueAttributes", "Resource": "Logins.Arn"}]
-    assert f":policy/{scaling['ManagedPolicyName']}\n" in (ROOT / "deploy" / "aws" / "README.md").read_text()
-    (trigger,) = (each for each in yaml.safe_load_all((KUBERNETES / "scaling.yaml").read_text()) if each["kind"] == "TriggerAuthentication")
-    # no identityOwner: not the loader's role, which its operator would have to be trusted with
-    assert trigger["spec"] == {"podIdentity": {"provider": "aws"}}
+    assert named == {each["name"] for each in yaml.safe_load((ROOT / "dbt_project" / "selectors.yml").read_text())["selectors"]}
+    daily = re.compile(r"dbt build --selector rest(?: &&|;|\n) *(?:token; )?dbt source freshness")
+    assert [path for path in SCHEDULES if not daily.search(path.read_text())] == []
 
 
 @pytest.mark.parametrize(("task", "user"), [("Loader", "loader"), ("Dbt", "transformer"), ("Expire", "privacy_officer")])
 def test_on_aws_a_task_logs_in_by_its_own_role_and_has_no_password(task: str, user: str) -> None:
-    resources = yaml.load(TEMPLATE.read_text(), Template)["Resources"]  # noqa: S506  a SafeLoader
-    properties = resources[f"{task}Task"]["Properties"]
+    properties = resources()[f"{task}Task"]["Properties"]
     (container,) = properties["ContainerDefinitions"]
     assert "Secrets" not in container
     assert {"Name": "RDS_IAM_AUTH", "Value": "true"} in container["Environment"] or f"rds-token {user}" in container["Command"][2]
-    role = resources[properties["TaskRoleArn"].removesuffix(".Arn")]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    role = resources()[properties["TaskRoleArn"].removesuffix(".Arn")]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
     (may_connect,) = (each["Resource"] for each in role if each["Action"] == "rds-db:connect")
     assert may_connect.endswith(f"/{user}")
 
@@ -141,20 +106,25 @@ def test_every_alarm_has_its_section_in_the_runbook_and_every_section_its_alarm(
     assert alarms | alerts.keys() == set(re.findall(r"^## ([a-z-]+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
 
 
-def test_every_metric_of_an_alert_is_exported() -> None:
+def test_every_metric_that_an_alert_or_the_docs_name_is_exported() -> None:
     report = Report()
     report.depth(Depth(visible=0, in_flight=0, delayed=0))
     exported = {sample.name for family in report.registry.collect() for sample in family.samples}
     named = {name for rule in RULES for name in re.findall(r"[a-z]+_[a-z_]{3,}", re.sub(r"\{.*?\}|histogram_quantile", "", rule["expr"]))}
-    assert {name for name in named if name.startswith("loader_")}
-    assert named <= exported | OF_THE_CLUSTER
+    in_docs = {name for path in (ROOT / "docs").glob("*.md") for name in re.findall(r"`(loader_[a-z_]+)", path.read_text())}
+    of_the_loader = {name for name in named if not name.startswith(("kube_", "keda_"))}  # those are in promtool's tests
+    families = {family.name for family in report.registry.collect()}
+    assert len(of_the_loader) > 1 < len(in_docs)
+    assert of_the_loader <= exported
+    assert in_docs - {"loader_"} <= exported | families
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
-def test_every_alert_is_tried_out_both_ways(rule: dict[str, Any]) -> None:
-    quiet, loud = yaml.safe_load((ROOT / "deploy" / "lint" / "alerts.test.yaml").read_text())["tests"]
-    expected = [{case["alertname"]: len(case["exp_alerts"]) for case in test["alert_rule_test"]}[rule["alert"]] for test in (quiet, loud)]
-    assert expected == [0, 1]
+def test_every_alert_is_tried_out_both_ways() -> None:
+    """By promtool, in `make lint-deploy`."""
+    tests = yaml.safe_load((ROOT / "deploy" / "lint" / "alerts.test.yaml").read_text())["tests"]
+    quiet, loud = ({case["alertname"]: len(case["exp_alerts"]) for case in test["alert_rule_test"]} for test in tests)
+    names = [rule["alert"] for rule in RULES]
+    assert (quiet, loud) == (dict.fromkeys(names, 0), dict.fromkeys(names, 1))
 
 
 def test_the_alarm_of_the_rejected_share_waits_for_a_test_that_dbt_has() -> None:
@@ -166,51 +136,27 @@ def test_the_alarm_of_the_rejected_share_waits_for_a_test_that_dbt_has() -> None
     assert not re.search(pattern.strip("%"), f"12:00:00  3 of 20 PASS {name} .......... [PASS in 0.05s]")
 
 
-def test_every_metric_that_the_docs_name_is_one_of_the_loaders() -> None:
-    named = {name for path in (ROOT / "docs").glob("*.md") for name in re.findall(r"`(loader_[a-z_]+)", path.read_text())}
-    assert named
-    report = Report()
-    report.depth(Depth(visible=0, in_flight=0, delayed=0))
-    defined = {family.name for family in report.registry.collect()}
-    assert not {name for name in named if name.removesuffix("_total") not in defined and name != "loader_"}
-
-
-EXAMPLE = dict(re.findall(r"^(?:# )?([A-Z][A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
-# what is no setting: of a command line, of each request for a metric
-NO_SETTINGS = {"FILE", "PATH_INFO"}
-
-
-def variables_read() -> Iterator[str]:
-    """Every environment variable that the code asks for, or that a file of the deployment sets for it to ask for."""
-    for settings in BaseSettings.__subclasses__():
-        yield from (name.upper() for name in settings.model_fields)
-    for package in ("loader", "recovery", "sandbox"):
-        for path in (ROOT / package).glob("*.py"):
-            yield from re.findall(r'''environ(?:\.get\(|\[|, )"([A-Z_]+)"''', path.read_text())
-    yield from re.findall(r"env_var\('(\w+)'", (ROOT / "dbt_project" / "profiles" / "profiles.yml").read_text())
-    compose = (ROOT / "docker-compose.yml").read_text()
-    yield from re.findall(r"\$\{([A-Z_]+)", re.sub(r"\$\$.|^ *#.*", "", compose, flags=re.MULTILINE))
-    for service in yaml.safe_load(compose)["services"].values():
-        yield from (name for name, value in service.get("environment", {}).items() if value is None)
-    for path in (KUBERNETES / "settings.env", *(KUBERNETES.parent / "overlays").glob("*/kustomization.yaml")):
-        yield from re.findall(r"^(?: *- )?([A-Z_]+)=", path.read_text(), re.MULTILINE)
-    yield from re.findall(r"- \{Name: ([A-Z_]+), Value", TEMPLATE.read_text())
-
-
 def test_every_variable_that_is_read_stands_in_the_example() -> None:
-    read = set(variables_read())
-    assert {"LOADER_RECEIVERS", "ADMIN_PASSWORD", "TRANSFORMER_PASSWORD", "PRIVACY_OFFICER_PASSWORD", "SQS_PORT", "RDS_IAM_AUTH"} <= read
-    assert read - EXAMPLE.keys() == NO_SETTINGS
-
-
-def test_every_default_in_the_example_is_the_loaders() -> None:
-    for name, field in LoaderSettings.model_fields.items():
-        if name.startswith("loader_") and field.default is not None:
-            assert type(field.default)(EXAMPLE[name.upper()]) == field.default, name
+    """What the code asks for, and what a file of the deployment sets or leaves to the environment."""
+    read = {name.upper() for settings in BaseSettings.__subclasses__() for name in settings.model_fields}
+    for pattern, files in {
+        r"env_var\('(\w+)'": [ROOT / "dbt_project" / "profiles" / "profiles.yml"],
+        r"(?<!\$)\$\{([A-Z_]+)": [COMPOSE],
+        r"^(?: *- )?([A-Z_]+)=": [KUBERNETES / "settings.env", *(KUBERNETES.parent / "overlays").glob("*/kustomization.yaml")],
+        r"- \{Name: ([A-Z_]+), Value": [TEMPLATE],
+        r'''environ(?:\.get\(|\[|, )"([A-Z_]+)"''': [
+            path for name in ("loader", "recovery", "sandbox") for path in (ROOT / name).glob("*.py")
+        ],
+    }.items():
+        read |= {name for path in files for name in re.findall(pattern, path.read_text(), re.MULTILINE)}
+    example = re.findall(r"^(?:# )?([A-Z][A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert {"LOADER_RECEIVERS", "ADMIN_PASSWORD", "TRANSFORMER_PASSWORD", "SQS_PORT", "RDS_IAM_AUTH"} <= read
+    # no settings: FILE of a command line, PATH_INFO of a request for a metric
+    assert read - set(example) == {"FILE", "PATH_INFO"}
 
 
 def test_every_measure_that_the_docs_name_is_one() -> None:
-    named = {name for path in (ROOT / "docs").glob("*.md") for name in re.findall(r"`python -m benchmarks ([a-z_ ]+)`", path.read_text())}
+    named = [names for path in (ROOT / "docs").glob("*.md") for names in re.findall(r"`python -m benchmarks ([a-z_ ]+)`", path.read_text())]
     assert "sizing" in named
     assert {name for names in named for name in names.split()} <= MEASURES.keys()
 
@@ -233,99 +179,78 @@ def test_passwords_are_made_once_and_each_reader_gets_its_own_alone(tmp_path: Pa
 
 
 @pytest.mark.parametrize("folder", [".", "reader"])
-@pytest.mark.parametrize(
-    ("environment", "seen"), [({}, "of the file"), ({"A_PASSWORD": ""}, "of the file"), ({"A_PASSWORD": "set"}, "set")]
-)
-def test_a_secret_file_is_shown_as_a_variable_where_there_is_none(
-    tmp_path: Path, folder: str, environment: dict[str, str], seen: str
-) -> None:
+def test_a_secret_file_is_shown_as_a_variable_where_there_is_none(tmp_path: Path, folder: str) -> None:
     (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / folder / "A_PASSWORD").write_text("of the file\n")
     script = (ROOT / "deploy" / "with-secrets").read_text()
     assert "/secrets/" in script
-    here = {"PATH": os.environ["PATH"]} | environment
     command = ["sh", "-c", script.replace("/secrets/", f"{tmp_path}/"), "with-secrets", "printenv", "A_PASSWORD"]
-    assert subprocess.run(command, env=here, capture_output=True, text=True, check=True).stdout == f"{seen}\n"
+    for environment, seen in (({}, "of the file"), ({"A_PASSWORD": ""}, "of the file"), ({"A_PASSWORD": "set"}, "set")):
+        assert support.run(command, {"PATH": os.environ["PATH"]} | environment).stdout == f"{seen}\n"
 
 
 IMAGE = "registry.example/user-logins@sha256:" + 64 * "0"
-# stand-ins, which tell what they are told
-KUBECTL = """#!/bin/sh
-{ echo "kubectl $*"; [ "$3" != --filename ] && [ "$2" != --filename ] || cat; } >> "$TOLD"
-case $* in
-*" wait "*) [ "$(grep -c " wait " "$TOLD")" -eq "$COMPLETE_AT_WAIT" ] ;;
-*" get job "*) echo "$FAILED" ;;
+# A stand-in for each, which tells what it is told. A wait ends well the second time.
+PROGRAMS = ("kubectl", "kustomize", "aws")
+STAND_IN = """#!/bin/sh
+{ echo "${0##*/} $*"; case $* in *"apply --filename -") cat ;; esac; } >> "$TOLD"
+case "${0##*/} $*" in
+"kustomize build "*) cat "$2/kustomization.yaml" ;;
+*" run-task "*) echo arn:of-the-task ;;
+*" wait "*) [ "$(grep -c " wait " "$TOLD")" -eq 2 ] ;;
+*" get job "* | *" describe-tasks "*) echo "$OUTCOME" ;;
 esac
 """
-KUSTOMIZE = '#!/bin/sh\necho "kustomize $1" >> "$TOLD"; cat "$2/kustomization.yaml"\n'
 
 
-def apply(directory: Path, *arguments: str, complete_at_wait: int = 1, failed: str = "") -> tuple[subprocess.CompletedProcess[str], str]:
-    """deploy/kubernetes/apply, and what it told kubectl and kustomize."""
-    for name, script in (("kubectl", KUBECTL), ("kustomize", KUSTOMIZE)):
-        (directory / name).write_text(script)
+def told(directory: Path, script: Path, *arguments: str, outcome: str = "") -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run *script* where what it waits for comes to *outcome*, and return what it told the PROGRAMS too."""
+    for name in PROGRAMS:
+        (directory / name).write_text(STAND_IN)
         (directory / name).chmod(0o755)
-    told = directory / "told"
-    told.touch()
-    environment = {"PATH": f"{directory}{os.pathsep}{os.environ['PATH']}", "TOLD": str(told)}
-    environment |= {"COMPLETE_AT_WAIT": str(complete_at_wait), "FAILED": failed}
-    return support.run([str(KUBERNETES.parent / "apply"), *arguments], environment), told.read_text()
+    log = directory / "told"
+    log.touch()
+    environment = {"PATH": f"{directory}{os.pathsep}{os.environ['PATH']}", "TOLD": str(log), "OUTCOME": outcome}
+    return support.run([str(script), *arguments], environment), log.read_text()
 
 
-def test_a_cluster_gets_the_image_by_its_digest_after_the_old_migration_is_gone(tmp_path: Path) -> None:
-    ran, told = apply(tmp_path, "aws", IMAGE)
+APPLY = KUBERNETES.parent / "apply"
+
+
+def test_a_cluster_gets_the_image_by_its_digest_after_the_old_migration_is_gone_and_its_own_is_waited_for(tmp_path: Path) -> None:
+    ran, said = told(tmp_path, APPLY, "aws", IMAGE)
     assert ran.returncode == 0, ran.stderr
-    kustomize, delete, put, *resources, wait, views, rollout = told.splitlines()
-    assert (kustomize, put) == ("kustomize build", "kubectl apply --filename -")
+    kustomize, delete, put, *applied, wait, failed, again, views, rollout = said.splitlines()
+    assert kustomize.startswith("kustomize build ")
+    assert put == "kubectl apply --filename -"
     assert "delete job migrate --ignore-not-found" in delete
     assert "wait --for=condition=complete" in wait
+    assert "get job migrate" in failed
+    assert again == wait
     assert "create job --from=cronjob/dbt-test" in views
     assert "rollout status" in rollout
-    assert yaml.safe_load("\n".join(resources))["images"] == [
+    assert yaml.safe_load("\n".join(applied))["images"] == [
         {"name": "user-logins", "newName": "registry.example/user-logins", "digest": IMAGE.partition("@")[2]}
     ]
     assert not list(KUBERNETES.parent.glob(".render-*"))
 
 
-def test_a_migration_that_is_not_done_yet_is_waited_for(tmp_path: Path) -> None:
-    ran, told = apply(tmp_path, "aws", IMAGE, complete_at_wait=3)
-    assert ran.returncode == 0, ran.stderr
-    assert told.count(" wait ") == 3
-    assert "rollout status" in told.splitlines()[-1]
-
-
 def test_a_migration_that_failed_is_not_waited_for(tmp_path: Path) -> None:
-    ran, told = apply(tmp_path, "aws", IMAGE, complete_at_wait=3, failed="True")
+    ran, said = told(tmp_path, APPLY, "aws", IMAGE, outcome="True")
     assert ran.returncode == 1
     assert ran.stderr == "the migration failed; its log says why: kubectl --namespace user-logins logs job/migrate\n"
-    assert told.count(" wait ") == 1
-    assert "create job" not in told
-    assert "rollout status" not in told
+    assert "get job migrate" in said.splitlines()[-1]
 
 
 def test_a_cluster_is_not_touched_for_an_image_that_is_named_by_a_tag(tmp_path: Path) -> None:
-    ran, told = apply(tmp_path, "aws", "registry.example/user-logins:latest")
-    assert (ran.returncode, told) == (os.EX_USAGE, "")
+    ran, said = told(tmp_path, APPLY, "aws", "registry.example/user-logins:latest")
+    assert (ran.returncode, said) == (os.EX_USAGE, "")
     assert "name it by its digest" in ran.stderr
-
-
-AWS = """#!/bin/sh
-echo "aws $*" >> "$TOLD"
-case $* in
-*" run-task "*) echo arn:of-the-task ;;
-*" wait "*) [ "$(grep -c " wait " "$TOLD")" -eq 2 ] ;;
-*" describe-tasks "*) echo "$CODE" ;;
-esac
-"""
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [("0", 0), ("70", 1), ("None", 1)])
 def test_a_task_on_aws_is_waited_for_and_its_failure_is_passed_on(tmp_path: Path, code: str, exit_code: int) -> None:
-    (tmp_path / "aws").write_text(AWS)
-    (tmp_path / "aws").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TOLD": str(tmp_path / "told"), "CODE": code}
-    ran = support.run([str(TEMPLATE.parent / "run-task"), "dbt", "--overrides", "file://deploy/aws/views.json"], environment)
-    told = (tmp_path / "told").read_text()
+    ran, said = told(tmp_path, TEMPLATE.parent / "run-task", "dbt", "--overrides", "file://deploy/aws/views.json", outcome=code)
     assert (ran.returncode, ran.stdout) == (exit_code, f"dbt ended with {code}\n")
-    assert re.search("run-task .*--task-definition user-logins-dbt .*--overrides file://deploy/aws/views.json", told)
-    assert told.count(" wait tasks-stopped ") == 2
+    assert re.search("run-task .*--task-definition user-logins-dbt .*--overrides file://deploy/aws/views.json", said)
+    assert said.count(" wait tasks-stopped ") == 2

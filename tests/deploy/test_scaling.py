@@ -7,9 +7,8 @@ import yaml
 
 from benchmarks import stub
 from benchmarks.scaling import MOST, SCALED, simulate
-from benchmarks.stub import Stub
 from loader.settings import LoaderSettings
-from tests.support import ROOT, Database, inherited
+from tests.support import ROOT, Database, environment
 
 BASE = ROOT / "deploy" / "kubernetes" / "base"
 SQS_IN_FLIGHT = 120_000
@@ -31,22 +30,9 @@ def test_kubernetes_waits_longer_than_the_loader_takes_to_finish() -> None:
 @pytest.mark.slow
 def test_bursts_scale_the_loader_from_none_to_the_most_and_back_and_nothing_is_lost(database: Database, tmp_path: Path) -> None:
     with stub.running() as queue:
-        scaled = simulate(environment(database, queue), queue, tmp_path / "log")
+        scaled = simulate(environment(database) | queue.environment, queue, tmp_path / "log")
     assert scaled.left == 0
     assert database.rows("select count(*), count(distinct message_id) from staging.raw_logins") == [(scaled.sent, scaled.sent)]
     assert max(scaled.loaders) == MOST
     assert scaled.loaders[-1] == 0
     assert set(scaled.exit_codes) == {0}, scaled.log[-2_000:]
-
-
-def environment(database: Database, queue: Stub) -> dict[str, str]:
-    return (
-        inherited()
-        | queue.environment
-        | {
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(database.server.port),
-            "PGDATABASE": database.name,
-            "LOADER_PASSWORD": database.passwords["loader"],
-        }
-    )

@@ -86,7 +86,7 @@ def test_env_says_the_ports_that_up_was_given_so_that_the_next_shell_finds_them(
     port, endpoint = str(processes.free_port()), f"http://127.0.0.1:{processes.free_port()}"
     given = up.make("up", PGPORT=port, AWS_ENDPOINT_URL=endpoint)
     assert given.returncode == 0, given.stderr
-    assert ".env: wrote PGPORT, AWS_ENDPOINT_URL, as in this shell" in given.stdout
+    assert ".env: wrote PGPORT, AWS_ENDPOINT_URL" in given.stdout
     assert (up.settings["PGPORT"], up.settings["AWS_ENDPOINT_URL"]) == (port, endpoint)
     assert up.make("query", "SQL=select 1").returncode == 0
     assert up.queue.depth() == 0
@@ -268,40 +268,21 @@ def test_a_message_received_five_times_goes_to_the_dead_letter_queue(up: Clone) 
     client.purge_queue(QueueUrl=f"{url}-dlq")
 
 
-def test_run_gives_servers_of_its_own_and_leaves_nothing(clone: Clone, tmp_path: Path) -> None:
-    script = "echo $PGPORT $AWS_ENDPOINT_URL; exit 7"
-    made = sandbox(clone, "run", "--", "sh", "-c", script, TMPDIR=str(tmp_path))
-    assert made.returncode == 7, made.stderr
-    port, endpoint = made.stdout.split()
-    assert port != clone.settings["PGPORT"]
-    assert processes.port_is_free(int(port))
-    assert processes.port_is_free(int(endpoint.rsplit(":", 1)[1]))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_run_leaves_nothing_when_it_is_terminated(clone: Clone, tmp_path: Path) -> None:
-    port_file = tmp_path / "port"
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    command = [sys.executable, "-m", "sandbox", "run", "--", "sh", "-c", f"echo $PGPORT > {port_file}; exec sleep 600"]
-    with subprocess.Popen(
-        command, cwd=clone.path, env=clone.environment | {"TMPDIR": str(temporary)}, stderr=subprocess.DEVNULL
-    ) as started:
-        assert processes.wait_until(lambda: port_file.exists() and port_file.read_text().endswith("\n"), 60)
-        port = int(port_file.read_text())
-        assert not processes.port_is_free(port)
-        started.terminate()
-        assert started.wait(60) != 0
-    assert processes.port_is_free(port)
-    assert list(temporary.iterdir()) == []
-
-
 def test_query_takes_quotes_and_dollars_literally(up: Clone) -> None:
     text = 'it\'s $HOME $(whoami) $$ `id` "x" \\ #'
     doubled = text.replace("'", "''")
     made = up.make("query", f"SQL=select '{doubled}' as said")
     assert made.returncode == 0, made.stderr
     assert text in made.stdout
+
+
+def test_what_an_event_sent_cannot_steer_the_terminal(up: Clone) -> None:
+    assert r"\x1B[31mred\r" in up.make("query", r"SQL=select E'\x1b[31mred\r' as user_id").stdout
+
+
+def test_a_query_that_fails_is_one_line_that_says_what_to_do(up: Clone) -> None:
+    assert_one_line(sandbox(up, "query", "select * from staging.raw_logins"), "permission denied for schema staging", "analytics")
+    assert_one_line(sandbox(up, "query", "select 1", PGPORT="1"), "port 1 failed", "run make up")
 
 
 def test_a_python_that_is_too_old_is_one_line(clone: Clone, tmp_path: Path) -> None:

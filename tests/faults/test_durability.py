@@ -6,25 +6,19 @@ were copied then, and its write-ahead log up to the position that it calls flush
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from benchmarks import stub as stubs
-from benchmarks.stub import Stub
-from loader.migrate import migrate
 from sandbox import postgres, processes
 from sandbox.postgres import Postgres
-from sandbox.processes import wait_until
-from tests.faults import proxy
-from tests.faults.trial import IDS
-from tests.support import DATABASE_FILES, ROOT, Database, environment
+from tests.faults.trial import IDS, MIGRATED, PASSWORD, Trial, serving, trying
+from tests.proxies import Proxy, forwarding
+from tests.support import Database
 
 pytestmark = pytest.mark.slow
 
@@ -35,41 +29,27 @@ SETTINGS = postgres.SETTINGS | {
     "checkpoint_timeout": "1h",
     "max_wal_size": "10GB",
 }
-TEMPLATE = "migrated"
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, passwords: Mapping[str, str]) -> Path:
     """The data directory of a durable server that was shut down, with `database/` applied."""
-    server = Postgres(tmp_path_factory.mktemp("durable"), processes.free_port(), "postgres", "made-up")
-    try:
-        postgres.start(server, SETTINGS)
-        with server.connect() as connection:
-            connection.execute(f"create database {TEMPLATE}".encode())
-        with server.connect(TEMPLATE) as connection:
-            migrate(connection, DATABASE_FILES, passwords)
-    finally:
-        postgres.stop(server)
-    return server.data
+    with serving(tmp_path_factory.mktemp("durable"), SETTINGS, passwords) as server:
+        return server.data
 
 
 @pytest.fixture
-def database(files: Path, tmp_path: Path, passwords: Mapping[str, str]) -> Iterator[Database]:
-    """A running server with those files."""
-    server = Postgres(tmp_path / "primary", processes.free_port(), "postgres", "made-up")
+def trial(files: Path, tmp_path: Path, passwords: Mapping[str, str]) -> Iterator[Trial]:
+    """A trial on a running server with those files."""
+    server = Postgres(tmp_path / "primary", processes.free_port(), "postgres", PASSWORD)
     server.directory.mkdir()
     copy(files, server.data)
     try:
         postgres.start(server)
-        yield Database(server, TEMPLATE, passwords)
+        with trying(Database(server, MIGRATED, passwords), tmp_path) as trial:
+            yield trial
     finally:
         postgres.stop(server)
-
-
-@pytest.fixture
-def queue() -> Iterator[Stub]:
-    with stubs.running() as stub:
-        yield stub
 
 
 def copy(source: Path, target: Path) -> None:
@@ -77,110 +57,85 @@ def copy(source: Path, target: Path) -> None:
     subprocess.run(["/bin/cp", "--archive", str(source), str(target)], check=True)
 
 
-@contextlib.contextmanager
-def following(database: Database, queue: Stub, without: str, **settings: object) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A loader that lacks something, and its log."""
-    chosen = {"LOADER_BATCH_MESSAGES": IDS // 10, "LOADER_HTTP_PORT": 0, "LOADER_BATCH_SECONDS": 0.1} | settings
-    variables = environment(database) | queue.environment | {name: str(value) for name, value in chosen.items()}
-    log = database.server.directory / f"loader-{secrets.token_hex(4)}.log"
-    with log.open("wb") as output:
-        command = [sys.executable, "-m", "tests.faults.unsafe", without, "follow"]
-        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            yield process, log
-        finally:
-            process.kill()
-            process.wait()
-
-
-def lost(database: Database, queue: Stub) -> set[str]:
-    """The ids that were deleted from the queue and are not in staging."""
-    return queue.deleted() - {message_id for (message_id,) in database.rows("select message_id from staging.raw_logins")}
+def assert_left_out(trial: Trial) -> None:
+    assert "left out: " in trial.loaders[0].output or not trial.without
 
 
 # ── power ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def kill_processes(database: Database, _files: Path) -> None:
+def processes_are_killed(server: Postgres, _files: Path) -> None:
     """All of the server's, at once: what it had not written to the operating system is gone."""
-    postgres.kill(database.server)
+    postgres.kill(server)
 
 
-def cut_power(database: Database, files: Path) -> None:
+def power_is_cut(server: Postgres, files: Path) -> None:
     """What it had not flushed to the disk is gone as well."""
-    ((segment, offset),) = database.rows("select * from pg_walfile_name_offset(pg_current_wal_flush_lsn())")
-    postgres.kill(database.server)
-    data, dead = database.server.data, database.server.data.with_name("dead")
-    data.rename(dead)
-    copy(files, data)
+    with server.connect() as connection:
+        ((segment, offset),) = connection.execute("select * from pg_walfile_name_offset(pg_current_wal_flush_lsn())").fetchall()
+    postgres.kill(server)
+    dead = server.data.rename(server.data.with_name("dead"))
+    copy(files, server.data)
     # PostgreSQL flushes this one whenever it writes it; it says that the server was running.
-    shutil.copyfile(dead / "global" / "pg_control", data / "global" / "pg_control")
+    shutil.copyfile(dead / "global" / "pg_control", server.data / "global" / "pg_control")
     for path in sorted((dead / "pg_wal").iterdir()):
-        target = data / "pg_wal" / path.name
+        target = server.data / "pg_wal" / path.name
         if path.is_file() and path.name <= segment:
             target.unlink(missing_ok=True)
             copy(path, target)
-    with (data / "pg_wal" / segment).open("r+b") as log:
+    with (server.data / "pg_wal" / segment).open("r+b") as log:
         size = os.fstat(log.fileno()).st_size
         log.seek(offset)
         log.write(bytes(size - offset))
 
 
-LOSSES = {"the server's processes are killed": kill_processes, "power is cut": cut_power}
 SETS_OFF = {
     "the server": "alter system set synchronous_commit = off",
-    "the database": f"alter database {TEMPLATE} set synchronous_commit = off",
+    "the database": f"alter database {MIGRATED} set synchronous_commit = off",
     "the role": "alter role loader set synchronous_commit = off",
 }
 
 
-def lost_with(  # noqa: PLR0913, PLR0917  # what a trial is made of
-    database: Database, queue: Stub, files: Path, loss: str, without: str, set_off_by: str
-) -> int:
-    with database.server.connect() as connection:
+@pytest.mark.parametrize(
+    ("loss", "set_off_by", "without"),
+    [
+        (processes_are_killed, "the role", ""),
+        *((power_is_cut, by, "") for by in SETS_OFF),
+        # controls: what is deleted is lost where the loader leaves durability to the server
+        (processes_are_killed, "the database", "the durability"),
+        (power_is_cut, "the database", "the durability"),
+    ],
+)
+def test_nothing_that_was_deleted_is_missing_after(
+    trial: Trial, files: Path, loss: Callable[[Postgres, Path], None], set_off_by: str, without: str
+) -> None:
+    server, trial.without = trial.database.server, without
+    with server.connect() as connection:
         connection.execute(SETS_OFF[set_off_by].encode())
         connection.execute("select pg_reload_conf()")
-    queue.preload(IDS)
-    with following(database, queue, without):
-        assert wait_until(lambda: queue.stats()["left"] == 0, 60)
-        LOSSES[loss](database, files)
-    postgres.start(database.server)
-    assert len(queue.deleted()) == IDS
-    return len(lost(database, queue))
-
-
-@pytest.mark.parametrize(
-    ("loss", "set_off_by"), [("the server's processes are killed", "the role"), *(("power is cut", by) for by in SETS_OFF)]
-)
-def test_nothing_that_was_deleted_is_missing_when(database: Database, queue: Stub, files: Path, loss: str, set_off_by: str) -> None:
-    assert lost_with(database, queue, files, loss, "nothing", set_off_by) == 0
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_control_a_loader_that_leaves_durability_to_the_server_loses_messages_when(
-    database: Database, queue: Stub, files: Path, loss: str
-) -> None:
-    missing = lost_with(database, queue, files, loss, "synchronous_commit", "the database")
-    print(f"{loss}: {missing} of {IDS} are missing without the pin")
-    assert missing > 0
+    trial.send()
+    loader = trial.start()
+    trial.wait_for("all is deleted", lambda: len(trial.stub.deleted()) == IDS)
+    loss(server, files)
+    loader.end(signal.SIGKILL)
+    postgres.start(server)
+    assert_left_out(trial)
+    assert bool(trial.lost()) == bool(without)
 
 
 # ── a standby ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextlib.contextmanager
-def standby_of(database: Database, replication: proxy.Proxy) -> Iterator[Database]:
+def standby_of(database: Database, replication: Proxy) -> Iterator[Database]:
     """A synchronous standby, which gets the log over *replication*."""
     primary = database.server
     standby = Postgres(primary.directory.with_name("standby"), processes.free_port(), primary.user, primary.password)
     standby.directory.mkdir()
     processes.own_by_unprivileged(standby.directory)
-    backup = postgres.binaries() / "pg_basebackup"
+    backup = [str(postgres.binaries() / "pg_basebackup"), "-D", str(standby.data), "-h", "127.0.0.1", "-p", str(replication.port)]
     subprocess.run(
-        [
-            *(*processes.unprivileged_prefix(), str(backup), "-D", str(standby.data), "-h", "127.0.0.1", "-p", str(replication.port)),
-            *("-U", primary.user, "-R", "--checkpoint=fast"),
-        ],
+        [*processes.unprivileged_prefix(), *backup, "-U", primary.user, "-R", "--checkpoint=fast"],
         env={"PGPASSWORD": primary.password, "LC_ALL": "C"},
         check=True,
         capture_output=True,
@@ -190,80 +145,74 @@ def standby_of(database: Database, replication: proxy.Proxy) -> Iterator[Databas
         with primary.connect() as connection:
             connection.execute("alter system set synchronous_standby_names = '*'")
             connection.execute("select pg_reload_conf()")
-        assert wait_until(lambda: database.value("select count(*) from pg_stat_replication where sync_state = 'sync'") == 1, 30)
+        synchronous = "select count(*) from pg_stat_replication where sync_state = 'sync'"
+        assert processes.wait_until(lambda: database.value(synchronous) == 1, 30)
         yield Database(standby, database.name, database.passwords)
     finally:
         postgres.stop(standby)
 
 
-WAITS = "select count(*) from pg_stat_activity where usename = 'loader' and wait_event = 'SyncRep'"
-CANCEL = "select pg_cancel_backend(pid) from pg_stat_activity where usename = 'loader' and wait_event = 'SyncRep'"
-
-
-def lost_after_promotion(database: Database, queue: Stub, without: str, *, cancels: bool) -> int:
-    """The standby stops receiving, the loaders try again or are cancelled, the primary dies, the standby takes over."""
-    with proxy.forwarding(database.server.port) as replication, standby_of(database, replication) as promoted:
-        # with a time-out of a second, or so long that only the cancelled wait ends
-        settings = {"LOADER_TIMEOUT_SECONDS": 60 if cancels else 1}
-        with following(database, queue, without, **settings) as (_, log), following(database, queue, without, **settings) as (second, _):
-            assert wait_until(lambda: queue.stats()["polls"] == 2, 30)
-            queue.preload(100)
-            assert wait_until(lambda: len(queue.deleted()) == 100, 30)
-            assert promoted.value("select count(*) from staging.raw_logins") == 100
-            second.send_signal(signal.SIGSTOP)
-            replication.stalled = {"to client"}
-            queue.preload(IDS)
-            assert wait_until(lambda: database.value(WAITS) > 0, 30)
-            if cancels:
-                assert wait_until(lambda: bool(database.rows(CANCEL)), 10)
-            attempts = 1 if cancels else 2
-            assert wait_until(lambda: log.read_text().count("PostgreSQL failed") >= attempts or len(queue.deleted()) > 100, 60)
-            queue.lapse()
-            second.send_signal(signal.SIGCONT)  # it gets the same messages
-            handed_out = queue.stats()["handed out"]
-            assert wait_until(lambda: queue.stats()["handed out"] > handed_out or len(queue.deleted()) > 100, 30)
-            if cancels:
-                assert wait_until(lambda: bool(database.rows(CANCEL)) or len(queue.deleted()) > 100, 10)
-            attempts = log.read_text().count("PostgreSQL failed") + 1
-            assert wait_until(lambda: log.read_text().count("PostgreSQL failed") > attempts or len(queue.deleted()) > 100 or cancels, 30)
-            postgres.kill(database.server)
-        assert replication.counts["stalled"]
-    return finish_on(promoted, queue)
-
-
-def finish_on(promoted: Database, queue: Stub) -> int:
-    postgres.start(promoted.server)  # it never saw what was held back on its way
-    promoted.value("select pg_promote()")
-    missing = len(lost(promoted, queue))
-    queue.lapse()
-    with following(promoted, queue, "nothing"):
-        assert wait_until(lambda: queue.stats()["left"] == 0, 60)
-    assert len(lost(promoted, queue)) == missing
-    postgres.stop(promoted.server)
-    return missing
+WAITING = "from pg_stat_activity where usename = 'loader' and wait_event = 'SyncRep'"
 
 
 @pytest.mark.parametrize(
-    ("without", "cancels"),
-    [("nothing", False), ("the truncation", False), ("nothing", True)],
-    ids=["it times out and tries again", "it does so, and nothing else makes duplicates wait", "its wait is cancelled"],
+    ("cancels", "without"),
+    [
+        (False, ""),
+        (False, "the chance"),
+        (True, ""),
+        # controls: what is deleted is lost where duplicates do not wait, or where nobody hears that a wait was cancelled
+        (False, "the chance and the wait"),
+        (True, "the warning of a commit"),
+    ],
 )
-def test_nothing_that_was_deleted_is_missing_on_a_promoted_standby_although(
-    database: Database,
-    queue: Stub,
-    without: str,
-    cancels: bool,  # noqa: FBT001  # pytest's parameter
-) -> None:
-    assert lost_after_promotion(database, queue, without, cancels=cancels) == 0
+def test_nothing_that_was_deleted_is_missing_on_a_promoted_standby_although_a_wait(trial: Trial, *, cancels: bool, without: str) -> None:
+    """Is cancelled, or times out and the loader tries again. Of two loaders with the same messages, one finds all landed before."""
+    primary, trial.without = trial.database, without
 
+    def wait_for(what: str, condition: Callable[[], object]) -> None:
+        trial.wait_for(what, lambda: condition() or len(trial.stub.deleted()) > 100)  # a control has lost some already
 
-@pytest.mark.parametrize(("without", "cancels"), [("the truncation, the wait", False), ("the warning of a commit", True)])
-def test_control_without_this_messages_are_missing_on_a_promoted_standby(
-    database: Database,
-    queue: Stub,
-    without: str,
-    cancels: bool,  # noqa: FBT001  # pytest's parameter
-) -> None:
-    missing = lost_after_promotion(database, queue, without, cancels=cancels)
-    print(f"without {without}: {missing} are missing on the standby")
-    assert missing > 0
+    def failures() -> int:
+        return first.output.count("PostgreSQL failed")
+
+    def is_cancelled() -> bool:
+        return bool(primary.rows(f"select pg_cancel_backend(pid) {WAITING}"))
+
+    with forwarding(Proxy(primary.server.port)) as replication, standby_of(primary, replication) as promoted:
+        # with a time-out of a second, or so long that only the cancelled wait ends
+        first, second = (trial.start(LOADER_TIMEOUT_SECONDS=60 if cancels else 1) for _ in range(2))
+        trial.wait_for_stub("polls", 2)
+        trial.send(100)
+        trial.wait_for("both servers have it", lambda: len(trial.stub.deleted()) == 100)
+        assert promoted.value("select count(*) from staging.raw_logins") == 100
+        second.send(signal.SIGSTOP)
+        replication.stalled = {"to client"}
+        trial.send()
+        wait_for("a commit waits", lambda: primary.value(f"select count(*) {WAITING}"))
+        if cancels:
+            wait_for("its wait is cancelled", is_cancelled)
+        wait_for("it tries again", lambda: failures() >= (1 if cancels else 2))
+        handed_out = trial.stub.stats()["handed out"]
+        trial.stub.lapse()
+        second.send(signal.SIGCONT)
+        wait_for("the second gets the same messages", lambda: trial.stub.stats()["handed out"] > handed_out)
+        if cancels:
+            wait_for("a wait is cancelled again", is_cancelled)
+        else:
+            failed = failures()
+            wait_for("it tries once more", lambda: failures() > failed + 1)
+        postgres.kill(primary.server)
+        for loader in trial.loaders:
+            loader.end(signal.SIGKILL)
+        assert replication.counts["stalled"]
+        assert_left_out(trial)
+
+        replication.reset()  # the standby never sees what was held back on its way
+        promoted.value("select pg_promote()")
+        trial.database, trial.to_postgres.target_port, trial.without = promoted, promoted.server.port, ""
+        missing = trial.lost()
+        assert bool(missing) == bool("wait" in without or "warning" in without)
+        trial.stub.lapse()
+        trial.finish()
+        assert trial.lost() == missing

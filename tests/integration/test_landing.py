@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from loader import landing
 from loader.errors import LoaderError, TemporaryError
 from loader.landing import Landing, storable
 from loader.settings import LoaderSettings
@@ -17,24 +16,15 @@ from loader.sqs import Message
 from tests.support import Database
 
 SENT_MS = 1_790_000_000_123
+DAY_MS = 86_400_000
 
 
 @pytest.fixture
-def settings(database: Database) -> LoaderSettings:
-    return LoaderSettings(
-        sqs_queue_url="http://127.0.0.1:1/q",
-        pghost="127.0.0.1",
-        pguser="loader",
-        pgpassword=None,
-        loader_password=SecretStr(database.passwords["loader"]),
-    )
-
-
-@pytest.fixture(autouse=True)
-def _libpq(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PGHOST", "127.0.0.1")
-    monkeypatch.setenv("PGPORT", str(database.server.port))
-    monkeypatch.setenv("PGDATABASE", database.name)
+def settings(database: Database, monkeypatch: pytest.MonkeyPatch) -> LoaderSettings:
+    for name, value in (("PGHOST", "127.0.0.1"), ("PGPORT", str(database.server.port)), ("PGDATABASE", database.name)):
+        monkeypatch.setenv(name, value)
+    password = SecretStr(database.passwords["loader"])
+    return LoaderSettings(sqs_queue_url="http://127.0.0.1:1/q", pghost="127.0.0.1", pguser="loader", pgpassword=password)
 
 
 def land(settings: LoaderSettings, *batches: Sequence[Message]) -> list[int]:
@@ -50,28 +40,23 @@ def land(settings: LoaderSettings, *batches: Sequence[Message]) -> list[int]:
     return asyncio.run(work())
 
 
-def message(message_id: str, body: str = "{}", sent_ms: int = SENT_MS, attributes: str = "{}") -> Message:
-    return Message(message_id, sent_ms, body, attributes, "handle")
+def message(message_id: str, body: str = "{}", sent_ms: int = SENT_MS) -> Message:
+    return Message(message_id, sent_ms, body, "{}", "handle")
 
 
-def test_the_time_of_sending_is_kept_to_the_millisecond(database: Database, settings: LoaderSettings) -> None:
-    land(settings, [message("a")])
-    assert database.value("select (extract(epoch from sent_at) * 1000)::bigint from staging.raw_logins") == SENT_MS
+def test_the_first_landing_of_a_message_wins_and_others_are_counted(database: Database, settings: LoaderSettings) -> None:
+    first, second = [message("a", "first"), message("b"), message("a", "first")], [message("a", "second"), message("c")]
+    assert land(settings, first, second) == [2, 1]
+    landed = database.rows("select message_id, body, (extract(epoch from sent_at) * 1000)::bigint from staging.raw_logins order by 1")
+    assert landed == [("a", "first", SENT_MS), ("b", "{}", SENT_MS), ("c", "{}", SENT_MS)]
 
 
-def test_what_landed_before_is_counted_and_not_landed_again(database: Database, settings: LoaderSettings) -> None:
-    assert land(settings, [message("a"), message("b"), message("a")], [message("b"), message("c")]) == [2, 1]
-    assert database.rows("select message_id from staging.raw_logins order by 1") == [("a",), ("b",), ("c",)]
-
-
-def test_the_first_landing_of_a_message_wins(database: Database, settings: LoaderSettings) -> None:
-    land(settings, [message("a", "first")], [message("a", "second")])
-    assert database.rows("select body from staging.raw_logins") == [("first",)]
-
-
-def test_a_batch_of_many_days_lands_whole(database: Database, settings: LoaderSettings) -> None:
-    days = [message(f"m{day}", sent_ms=SENT_MS + day * 86_400_000) for day in range(40)]
+def test_a_batch_of_many_days_lands_whole_and_again_where_a_partition_was_dropped(database: Database, settings: LoaderSettings) -> None:
+    days = [message(f"m{day}", sent_ms=SENT_MS + day * DAY_MS) for day in range(40)]
     assert land(settings, days) == [40]
+    with database.connect() as connection:
+        connection.execute(f"drop table {database.value('select min(tableoid::regclass::text) from staging.raw_logins')}".encode())
+    assert land(settings, days) == [1]
     assert database.value("select count(distinct tableoid) from staging.raw_logins") == 40
 
 
@@ -90,67 +75,43 @@ def test_every_body_can_be_stored_and_recovered(body: str) -> None:
         assert bytes.fromhex(stored.removeprefix("\\x")).decode(errors="surrogatepass") == body
 
 
-@pytest.mark.parametrize("body", ["\0", "a\0b", "\ud800", '{"ip": "\udfff"}'])
-def test_a_body_that_text_cannot_hold_lands_as_hex_of_its_utf8(database: Database, settings: LoaderSettings, body: str) -> None:
-    assert land(settings, [message("a", body)]) == [1]
-    expected = "\\x" + body.encode(errors="surrogatepass").hex()
-    assert database.value("select body from staging.raw_logins") == expected
-    assert not database.value("select pg_input_is_valid(body, 'jsonb') from staging.raw_logins")
+def test_a_body_that_text_cannot_hold_lands_as_hex_of_its_utf8(database: Database, settings: LoaderSettings) -> None:
+    bodies = ["\0", "a\0b", "\ud800", '{"ip": "\udfff"}']
+    assert land(settings, [message(str(number), body) for number, body in enumerate(bodies)]) == [4]
+    landed = database.rows("select body, pg_input_is_valid(body, 'jsonb') from staging.raw_logins order by message_id")
+    assert landed == [("\\x" + body.encode(errors="surrogatepass").hex(), False) for body in bodies]
 
 
-def replace_ensure_partitions(database: Database, body: str) -> None:
-    """Have *body* run where partitions are to be made; `staging.really_ensure_partitions` makes them."""
-    with database.connect() as connection:
-        connection.execute("alter function staging.ensure_partitions(date[]) rename to really_ensure_partitions")
-        connection.execute("create sequence staging.tries")
-        connection.execute(
-            "create function staging.ensure_partitions(dates date[]) returns void language plpgsql security definer as "
-            f"$$ begin {body} end $$".encode()
-        )
-        connection.execute("grant execute on function staging.ensure_partitions(date[]) to loader")
-
-
-@pytest.mark.parametrize("failure", ["raise sqlstate '53100'", "perform pg_terminate_backend(pg_backend_pid())"])
-def test_a_failure_that_passes_while_a_partition_is_made_may_be_tried_again(
-    database: Database, settings: LoaderSettings, failure: str
+@pytest.mark.parametrize(
+    ("failure", "said", "exit_code"),
+    [
+        ("raise sqlstate '53100' using message = 'no room'", "SQLSTATE 53100: no room", None),
+        ("perform pg_terminate_backend(pg_backend_pid())", "SQLSTATE 57P01: ", None),
+        (
+            "raise sqlstate '42501' using message = 'not you'",
+            "PostgreSQL refuses role loader (SQLSTATE 42501: not you); run ",
+            os.EX_NOPERM,
+        ),
+        (
+            "raise sqlstate '42P07' using message = 'it is there'",
+            "PostgreSQL cannot land a batch: SQLSTATE 42P07: it is there",
+            os.EX_SOFTWARE,
+        ),
+        ("null", "staging.raw_logins takes no row of this day; run python -m loader migrate", os.EX_CONFIG),
+    ],
+)
+def test_a_day_whose_partition_is_not_made_is_tried_again_where_that_may_help(
+    database: Database, settings: LoaderSettings, failure: str, said: str, exit_code: int | None
 ) -> None:
-    # a sequence, for it counts on when the transaction is rolled back
-    replace_ensure_partitions(
-        database, f"if nextval('staging.tries') <= 2 then {failure}; end if; perform staging.really_ensure_partitions(dates);"
-    )
-
-    async def work() -> list[object]:
-        opened = Landing(settings)
-        try:
-            return await asyncio.gather(*[opened.land([message("a")]) for _ in range(1)], return_exceptions=True)
-        finally:
-            await opened.close()
-
-    results = [asyncio.run(work())[0] for _ in range(3)]
-    assert [type(result) for result in results] == [TemporaryError, TemporaryError, int]
-    assert results[2] == 1
-
-
-def test_no_right_to_make_partitions_is_a_refusal(database: Database, settings: LoaderSettings) -> None:
     with database.connect() as connection:
-        connection.execute("revoke execute on function staging.ensure_partitions(date[]) from loader")
-    with pytest.raises(LoaderError, match="run python -m loader migrate") as caught:
+        connection.execute(
+            f"""
+            create or replace function staging.ensure_partitions(dates date[]) returns void language plpgsql security definer as
+            $$ begin {failure}; end $$;
+            alter function staging.ensure_partitions owner to current_user
+        """.encode()
+        )
+    with pytest.raises(LoaderError if exit_code else TemporaryError) as caught:
         land(settings, [message("a")])
-    assert caught.value.exit_code == os.EX_NOPERM
-
-
-def test_an_error_while_a_partition_is_made_is_told_in_one_line(database: Database, settings: LoaderSettings) -> None:
-    replace_ensure_partitions(database, "raise sqlstate '42P07' using message = 'it is there';")
-    with pytest.raises(LoaderError, match=r"^PostgreSQL cannot land a batch: SQLSTATE 42P07: it is there$"):
-        land(settings, [message("a")])
-
-
-def test_a_day_that_is_refused_although_its_partition_was_made_calls_for_a_migration(database: Database, settings: LoaderSettings) -> None:
-    replace_ensure_partitions(database, "null;")
-    with pytest.raises(LoaderError, match="takes no row of this day; run python -m loader migrate") as caught:
-        land(settings, [message("a")])
-    assert caught.value.exit_code == os.EX_CONFIG
-
-
-def test_rows_are_copied_in_binary_so_that_no_error_quotes_one() -> None:
-    assert "format binary" in landing.COPY
+    assert str(caught.value).startswith(said)
+    assert getattr(caught.value, "exit_code", None) == exit_code

@@ -2,19 +2,16 @@
 
 import contextlib
 import os
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import EX_CONFIG, EX_NOPERM, EX_UNAVAILABLE
 from pathlib import Path
 
 import pytest
 
 from benchmarks.stub import Stub
-from sandbox.processes import free_port
+from tests.integration.conftest import Environment, silent
 from tests.support import ROOT, Database, Queue, run
-
-Environment = dict[str, str]
-KEYS = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
-NOWHERE = {"AWS_CONFIG_FILE": "/nonexistent", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent"}
 
 
 def refuse(environment: Environment, command: str = "drain") -> tuple[int, str]:
@@ -26,83 +23,85 @@ def refuse(environment: Environment, command: str = "drain") -> tuple[int, str]:
     return done.returncode, lines[0]
 
 
-@contextlib.contextmanager
-def silent() -> Iterator[str]:
-    """The port of a server that takes connections and says nothing."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        yield str(listener.getsockname()[1])
+@dataclass
+class Case:
+    """What is there, for a case to change; what it enters on the stack is undone at the end."""
+
+    environment: Environment
+    database: Database
+    stack: contextlib.ExitStack
+
+    def silent(self) -> str:
+        return self.stack.enter_context(silent())
+
+    def another_database(self, name: str, options: str = "") -> str:
+        admin = self.stack.enter_context(self.database.server.connect())
+        admin.execute(f"create database {name} {options}".encode())
+        self.stack.callback(admin.execute, f"drop database {name} with (force)".encode())
+        return name
+
+    def may_not_insert(self) -> Environment:
+        with self.database.connect() as connection:
+            connection.execute("revoke insert (body) on staging.raw_logins from loader")
+        return {}
 
 
-def test_all_missing_variables_are_named_at_once(tmp_path: Path) -> None:
-    """Each is tried out one by one on `loader.settings.read`. No .env in the working directory can add to them."""
-    nothing = NOWHERE | {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PWD": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
-    code, line = refuse(nothing | {"LOADER_RECEIVERS": "many"})
-    assert code == os.EX_CONFIG
-    assert line.startswith("LOADER_RECEIVERS is 'many': ")
-    needed = ["SQS_QUEUE_URL", "PGHOST", "AWS_DEFAULT_REGION", *KEYS]
-    assert line.endswith(f"{', '.join(needed)} are not set; copy .env.example to .env or run make up")
-    assert run(["python", "-m", "loader", "fly"], nothing).returncode == 2
-
-
-WRONG: dict[str, tuple[Callable[[Environment], Environment], int, list[str]]] = {
-    "no password": (
-        lambda _: {"LOADER_PASSWORD": ""},
-        os.EX_CONFIG,
-        ["LOADER_PASSWORD is not set; copy .env.example to .env"],
-    ),
-    "no queue": (
-        lambda environment: {"SQS_QUEUE_URL": environment["SQS_QUEUE_URL"] + "-not"},
-        os.EX_UNAVAILABLE,
-        ["-not: QueueDoesNotExist: ", "; check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up"],
-    ),
-    "no port": (lambda _: {"AWS_ENDPOINT_URL": "http://127.0.0.1:many"}, os.EX_CONFIG, ["many", "AWS_ENDPOINT_URL"]),
-    "no SQS": (
-        lambda _: {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"},
-        os.EX_UNAVAILABLE,
-        ["cannot be reached", "AWS_ENDPOINT_URL"],
-    ),
+NO_DATABASE = 'database "nowhere" does not exist; ', "PGDATABASE"
+UNREACHABLE = "cannot be reached: Unreachable: 127.0.0.1:1: ", "AWS_ENDPOINT_URL"
+MIGRATE = "run python -m loader migrate"
+NO_PASSWORD = "LOADER_PASSWORD is not set; copy .env.example to .env"
+NO_QUEUE = "-not: QueueDoesNotExist: ", "; check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up"
+WRONG_PASSWORD = "password authentication failed", "check LOADER_PASSWORD"
+LATIN1 = "encoding 'LATIN1' locale_provider libc locale 'C' template template0"
+IMPATIENT = {"LOADER_TIMEOUT_SECONDS": "2"}
+# What is changed, and with which exit code and words the commands end: drain, and what comes after a colon.
+WRONG: dict[str, tuple[Callable[[Case], Environment], int, tuple[str, ...]]] = {
+    "no password": (lambda _: {"LOADER_PASSWORD": ""}, EX_CONFIG, (NO_PASSWORD,)),
+    "no queue": (lambda case: {"SQS_QUEUE_URL": case.environment["SQS_QUEUE_URL"] + "-not"}, EX_UNAVAILABLE, NO_QUEUE),
+    "no port": (lambda _: {"AWS_ENDPOINT_URL": "http://127.0.0.1:many"}, EX_CONFIG, ("many", "AWS_ENDPOINT_URL")),
+    "no SQS": (lambda _: {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, EX_UNAVAILABLE, UNREACHABLE),
     "something that is not SQS": (
-        lambda environment: {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{environment['PGPORT']}", "LOADER_TIMEOUT_SECONDS": "2"},
-        os.EX_UNAVAILABLE,
-        ["cannot be reached"],
+        lambda case: {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{case.environment['PGPORT']}"} | IMPATIENT,
+        EX_UNAVAILABLE,
+        ("cannot be reached",),
     ),
-    "no PostgreSQL": (lambda _: {"PGPORT": str(free_port())}, os.EX_UNAVAILABLE, ["Connection refused"]),
-    "a wrong password": (
-        lambda _: {"LOADER_PASSWORD": "wrong-and-secret"},
-        os.EX_NOPERM,
-        ["password authentication failed", "check LOADER_PASSWORD"],
-    ),
-    "no database": (lambda _: {"PGDATABASE": "certificates"}, os.EX_NOPERM, ['database "certificates" does not exist; ', "PGDATABASE"]),
+    "no PostgreSQL": (lambda _: {"PGPORT": "1"}, EX_UNAVAILABLE, ("Connection refused", "PGHOST")),
+    "a server that does not answer": (lambda case: {"PGPORT": case.silent()} | IMPATIENT, EX_UNAVAILABLE, ("PGHOST",)),
+    "a wrong password": (lambda _: {"LOADER_PASSWORD": "wrong-and-secret"}, EX_NOPERM, WRONG_PASSWORD),
+    "a wrong password: follow": (lambda _: {"LOADER_PASSWORD": "wrong-and-secret", "LOADER_HTTP_PORT": "0"}, EX_NOPERM, WRONG_PASSWORD),
+    "no database": (lambda _: {"PGDATABASE": "nowhere"}, EX_NOPERM, NO_DATABASE),
+    "no database: migrate": (lambda _: {"PGDATABASE": "nowhere"}, EX_NOPERM, NO_DATABASE),
+    "a database without its tables": (lambda case: {"PGDATABASE": case.another_database("without_tables")}, EX_CONFIG, (MIGRATE,)),
+    "a database in another encoding": (lambda case: {"PGDATABASE": case.another_database("latin1", LATIN1)}, EX_CONFIG, ("is in LATIN1",)),
+    "a role that may not insert": (Case.may_not_insert, EX_NOPERM, ("permission denied",)),
+    "a taken HTTP port: follow": (lambda case: {"LOADER_HTTP_PORT": case.silent()}, EX_CONFIG, ("LOADER_HTTP_PORT: cannot listen",)),
 }
 
 
-@pytest.mark.parametrize(("change", "exit_code", "words"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("name", WRONG)
 def test_it_says_what_is_wrong_and_leaves_the_queue_as_it_was(
-    environment: Environment, queue: Queue, change: Callable[[Environment], Environment], exit_code: int, words: list[str]
+    environment: Environment, database: Database, queue: Queue, name: str
 ) -> None:
+    change, exit_code, words = WRONG[name]
     queue.send("stays")
-    code, line = refuse(environment | change(environment))
+    with contextlib.ExitStack() as stack:
+        code, line = refuse(environment | change(Case(environment, database, stack)), name.partition(": ")[2] or "drain")
     assert code == exit_code, line
-    for word in words:
-        assert word in line
+    assert [word for word in words if word not in line] == [], line
     assert "wrong-and-secret" not in line
     assert queue.depth() == 1
 
 
-def test_follow_and_migrate_say_it_as_drain_does(environment: Environment) -> None:
-    code, line = refuse(environment | {"LOADER_PASSWORD": "wrong-and-secret", "LOADER_HTTP_PORT": "0"}, "follow")
-    assert (code, "password authentication failed" in line) == (os.EX_NOPERM, True)
-    code, line = refuse(environment | {"PGDATABASE": "nowhere"}, "migrate")
-    assert (code, 'database "nowhere" does not exist; ' in line) == (os.EX_NOPERM, True)
-
-
-def test_a_server_that_does_not_answer(environment: Environment) -> None:
-    with silent() as port:
-        code, line = refuse(environment | {"PGPORT": port, "LOADER_TIMEOUT_SECONDS": "2"})
-    assert code == os.EX_UNAVAILABLE
-    assert "PGHOST" in line
+def test_all_missing_variables_are_named_at_once(tmp_path: Path) -> None:
+    """Each is tried out one by one on `loader.settings.read`. No .env in the working directory can add to them."""
+    nowhere = {"AWS_CONFIG_FILE": "/nonexistent", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true"}
+    nothing = nowhere | {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PWD": str(tmp_path)}
+    code, line = refuse(nothing | {"LOADER_RECEIVERS": "many"})
+    assert code == EX_CONFIG
+    assert line.startswith("LOADER_RECEIVERS is 'many': ")
+    needed = "SQS_QUEUE_URL, PGHOST, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+    assert line.endswith(f"{needed} are not set; copy .env.example to .env or run make up")
+    assert run(["python", "-m", "loader", "fly"], nothing).returncode == 2
 
 
 @pytest.mark.parametrize("action", ["DeleteMessageBatch", "ChangeMessageVisibilityBatch", "GetQueueAttributes", "ReceiveMessage"])
@@ -110,69 +109,5 @@ def test_a_loader_that_may_not_do_all_that_it_must_receives_nothing(environment:
     stub.preload(10)
     stub.control(denied=[action])
     code, line = refuse(environment | stub.environment)
-    assert code == os.EX_NOPERM
-    assert "AccessDenied" in line
+    assert (code, "AccessDenied" in line) == (EX_NOPERM, True)
     assert stub.stats().get("handed out", 0) == 0
-
-
-def test_a_database_without_its_tables(environment: Environment, empty_database: Database, queue: Queue) -> None:
-    queue.send("stays")
-    code, line = refuse(environment | {"PGDATABASE": empty_database.name})
-    assert code == os.EX_CONFIG
-    assert "run python -m loader migrate" in line
-    assert queue.depth() == 1
-
-
-def test_a_role_that_may_not_insert(environment: Environment, database: Database, queue: Queue) -> None:
-    queue.send("stays")
-    with database.connect() as connection:
-        connection.execute("revoke insert (message_id, sent_at, body, attributes) on staging.raw_logins from loader")
-    code, line = refuse(environment)
-    assert code == os.EX_NOPERM
-    assert "permission denied" in line
-    assert queue.depth() == 1
-
-
-def test_the_right_to_insert_taken_away_while_it_runs(environment: Environment, database: Database, stub: Stub) -> None:
-    stub.preload(5_000)
-    stub.control(round_trip=0.05)
-    with database.connect() as connection:
-        connection.execute("""
-            create function staging.take_away() returns trigger language plpgsql security definer as $$
-            begin
-                revoke insert (message_id, sent_at, body, attributes) on staging.raw_logins from loader;
-                return null;
-            end $$
-        """)
-        connection.execute(
-            "create trigger take_away after insert on staging.raw_logins referencing new table as added "
-            "for each statement execute function staging.take_away()"
-        )
-    code, line = refuse(environment | stub.environment)
-    assert code == os.EX_NOPERM
-    assert "permission denied" in line
-    stats = stub.stats()
-    assert stats["left"] == 5_000 - database.value("select count(*) from staging.raw_logins") > 0
-    assert stats["in flight"] == 0
-    assert stats["released"] > 0
-
-
-def test_a_taken_http_port(environment: Environment) -> None:
-    with silent() as port:
-        code, line = refuse(environment | {"LOADER_HTTP_PORT": port}, "follow")
-    assert code == os.EX_CONFIG
-    assert line.startswith(f"LOADER_HTTP_PORT: cannot listen on 127.0.0.1:{port}")
-
-
-def test_a_database_in_another_encoding_than_the_messages(environment: Environment, database: Database, queue: Queue) -> None:
-    queue.send("日本")
-    name = f"{database.name}_latin1"
-    with database.server.connect() as connection:
-        connection.execute(f"create database {name} encoding 'LATIN1' locale_provider libc locale 'C' template template0".encode())
-        try:
-            code, line = refuse(environment | {"PGDATABASE": name})
-        finally:
-            connection.execute(f"drop database {name} with (force)".encode())
-    assert code == os.EX_CONFIG
-    assert "LATIN1" in line
-    assert queue.depth() == 1

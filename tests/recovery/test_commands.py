@@ -8,16 +8,16 @@ import pytest
 
 from sandbox.processes import free_port
 from tests.recovery.conftest import Masked
-from tests.support import ROOT, run
+from tests.support import ROOT, environment, run
 
-NOBODY = str(uuid.UUID(int=0))
+OFFICER = "PRIVACY_OFFICER_PASSWORD"
 
 
 @pytest.mark.parametrize(
-    ("words", "environment", "exit_code", "said"),
+    ("words", "variables", "exit_code", "said"),
     [
-        (["audit-head"], {"PRIVACY_OFFICER_PASSWORD": ""}, os.EX_CONFIG, "PRIVACY_OFFICER_PASSWORD is not set; copy .env.example to .env"),
-        (["audit-head"], {"PRIVACY_OFFICER_PASSWORD": "wrong"}, os.EX_NOPERM, "check PRIVACY_OFFICER_PASSWORD"),
+        (["audit-head"], {OFFICER: ""}, os.EX_CONFIG, f"{OFFICER} is not set; copy .env.example to .env"),
+        (["audit-head"], {OFFICER: "wrong"}, os.EX_NOPERM, f"check {OFFICER}"),
         (
             ["audit-head"],
             {"PGPORT": str(free_port())},
@@ -26,25 +26,23 @@ NOBODY = str(uuid.UUID(int=0))
         ),
         (["audit-head"], {"PGDATABASE": "nothing"}, os.EX_NOPERM, "PGDATABASE, or run python -m loader migrate"),
         (["approve", "17"], {}, os.EX_DATAERR, "a reveal's id is a UUID"),
-        (["approve", NOBODY], {}, os.EX_NOPERM, "reveal refused"),
-        (["open", NOBODY], {}, os.EX_NOPERM, "reveal refused"),
-        (["read", NOBODY], {}, os.EX_NOPERM, "reveal refused"),
+        (["approve", str(uuid.UUID(int=0))], {}, os.EX_NOPERM, "reveal refused"),
         (["request", "192.0.2.1", "--purpose", "fraud", "--legal-reference", "case 1"], {}, os.EX_NOPERM, "reveal refused"),
         (["retention", "13"], {}, os.EX_DATAERR, "retention is at least 14 days"),
         (["verify-audit", "head"], {}, os.EX_DATAERR, "an anchor is ENTRY:SEAL"),
+        (["verify-audit", "1:00"], {}, 1, "entry 1 of the audit is missing or was changed; 0 entries are there"),
         (["expire"], {"PGUSER": "pii_approver", "PGPASSWORD": "PII_APPROVER_PASSWORD"}, os.EX_NOPERM, "permission denied"),
     ],
 )
 def test_a_refusal_is_one_line_and_an_exit_code(
-    masked_for_module: Masked, words: list[str], environment: dict[str, str], exit_code: int, said: str
+    masked_for_module: Masked, words: list[str], variables: dict[str, str], exit_code: int, said: str
 ) -> None:
-    known = masked_for_module.environment
-    done = run(["python", "-m", "recovery", *words], known | {name: known.get(value, value) for name, value in environment.items()})
-    assert done.returncode == exit_code
+    known = environment(masked_for_module)
+    done = masked_for_module.run(*words, **{name: known.get(value, value) for name, value in variables.items()})
+    assert (done.returncode, done.stdout) == (exit_code, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert "192.0.2.1" not in done.stderr
-    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("command", [["recovery", "audit-head"], ["loader", "migrate"], ["loader", "drain"]], ids=" ".join)

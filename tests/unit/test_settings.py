@@ -11,7 +11,7 @@ from dotenv import dotenv_values
 from loader.errors import LoaderError
 from loader.settings import LOGIN_ROLES, LoaderSettings, MigrateSettings, TokenSettings, read
 from sandbox.errors import SandboxError
-from sandbox.settings import complete_env_file, keep_addresses, load_env_file, read_settings, write_dbt_profile
+from sandbox.settings import complete_env_file, load_env_file, read_settings, write_dbt_profile
 from tests.support import ROOT
 
 SANDBOX = {
@@ -128,13 +128,13 @@ def test_the_env_file_says_the_addresses_in_use_and_keeps_what_follows_from_them
         "AWS_ENDPOINT_URL": "http://127.0.0.1:5000",
         "SQS_QUEUE_URL": "http://127.0.0.1:5000/000000000000/login-queue",
     }
-    assert keep_addresses(used) == ["PGPORT", "AWS_ENDPOINT_URL"]
+    assert complete_env_file(used) == ["PGPORT", "AWS_ENDPOINT_URL"]
     values = dotenv_values(folder / ".env")
     assert {name: values[name] for name in ("PGPORT", "AWS_ENDPOINT_URL", "SQS_QUEUE_URL")} == {
         name: used[name] for name in ("PGPORT", "AWS_ENDPOINT_URL", "SQS_QUEUE_URL")
     }
     assert "SQS_QUEUE_URL=${AWS_ENDPOINT_URL}/" in (folder / ".env").read_text()
-    assert keep_addresses(used) == []
+    assert complete_env_file(used) == []
 
 
 def test_the_environment_wins_over_the_env_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_the_environment_wins_over_the_env_file(folder: Path, monkeypatch: pytes
         ({"PGHOST": "db.example.com"}, "PGHOST is db.example.com"),
         ({"PGPORT": "many"}, "PGPORT is many"),
         ({"PGPORT": "70000"}, "PGPORT is 70000"),
-        ({"ADMIN_PASSWORD": ""}, "ADMIN_PASSWORD is not set"),
+        ({"PGDATABASE": ""}, "PGDATABASE is not set"),
         ({"AWS_ENDPOINT_URL": "https://sqs.us-east-1.amazonaws.com"}, "AWS_ENDPOINT_URL is https://sqs"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:x"}, "AWS_ENDPOINT_URL is http://127.0.0.1:x"),
         ({"SQS_QUEUE_URL": "http://127.0.0.1:9/000000000000/login-queue"}, "SQS_QUEUE_URL is http://127.0.0.1:9"),

@@ -12,6 +12,7 @@ ADDRESSES = [
     ("2001:0DB8:CA1A:91E5:0000:0000:0000:BEEF", "2001:db8:ca1a:91e5::beef", "2001:db8:ca1a::/48"),
     ("canary.of.no.network", None, None),
 ]
+EMAIL = "canary.person@example.com"  # in every message; masked once the field is added
 RETENTION_DAYS = 30
 Value = tuple[str, str]  # domain and canonical value
 
@@ -35,12 +36,12 @@ class Sent:
             return {}
         sent, address, network = ADDRESSES[self.address]
         columns = {"masked_ip": ("ip", address) if address else ("invalid_ip", sent), "masked_device_id": ("device_id", self.device)}
-        return columns | ({"masked_network": ("network", network)} if network else {})
+        return columns | {"masked_email": ("email", EMAIL)} | ({"masked_network": ("network", network)} if network else {})
 
     def plain(self, column: str) -> str:
         """What a reveal of the column's token gives back."""
         sent, _, network = ADDRESSES[self.address]
-        return {"masked_ip": sent, "masked_device_id": self.device, "masked_network": network or ""}[column]
+        return {"masked_ip": sent, "masked_device_id": self.device, "masked_network": network or "", "masked_email": EMAIL}[column]
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Model:
     version: int = 1
     days: set[int] = field(default_factory=set)  # with a partition, be it empty
     locale_length: int = 32
+    has_email: bool = False
     acts: Counter[str] = field(default_factory=Counter)
 
     def land(self, messages: list[Sent]) -> None:
@@ -76,7 +78,8 @@ class Model:
                     continue
                 if passes and "user_logins" in models:
                     self.masked[one.message_id] = one
-                    self.versions |= {(one.message_id, column): self.version for column in one.values}
+                    columns = one.values.keys() - (set() if self.has_email else {"masked_email"})
+                    self.versions |= {(one.message_id, column): self.version for column in columns}
                 elif not passes and "rejected_logins" in models:
                     self.rejected.add(one.message_id)
         for name, outcomes in (("user_logins", self.masked.keys()), ("rejected_logins", self.rejected)):
@@ -93,6 +96,7 @@ class Model:
             self._delete(message_id)
             self.rejected.discard(message_id)
         self.masked = {message_id: one for message_id, one in self.masked.items() if one.user != person}
+        self.versions = {key: version for key, version in self.versions.items() if key[0] in self.masked}
         self.acts["erased"] += 1
 
     def expire(self) -> None:
@@ -104,10 +108,9 @@ class Model:
 
     def rotate(self) -> None:
         known = {value for one in self.raw.values() for value in one.values.values()}
-        for message_id, one in self.masked.items():
-            for column, value in one.values.items():
-                if self.versions[message_id, column] == self.version and value in known:
-                    self.versions[message_id, column] += 1
+        for (message_id, column), version in self.versions.items():
+            if version == self.version and self.masked[message_id].values[column] in known:
+                self.versions[message_id, column] += 1
         self.version += 1
         self.acts["rotated"] += 1
 
@@ -115,17 +118,13 @@ class Model:
         """The values behind a login's token: each spelling in a message that is still there and was masked under today's key."""
         value = self.masked[message_id].values[column]
         same = [(other, one) for other, one in self.masked.items() if other in self.raw and one.values.get(column) == value]
-        now = [one for other, one in same if self.versions[other, column] == self.versions[message_id, column] == self.version]
+        now = [one for other, one in same if self.versions.get((other, column)) == self.versions[message_id, column] == self.version]
         self.acts.update(["reveal_requested", "reveal_approved", "reveal_opened"] + ["reveal_read"] * bool(now))
         return {one.plain(column) for one in now}
 
     def tokens(self) -> dict[tuple[str, str], tuple[int, str, str]]:
         """By message and column: key version, domain and canonical value. Equal ones must have one token."""
-        found = {}
-        for message_id, one in self.masked.items():
-            for column, value in one.values.items():
-                found[message_id, column] = (self.versions[message_id, column], *value)
-        return found
+        return {(it, column): (version, *self.masked[it].values[column]) for (it, column), version in self.versions.items()}
 
     def _delete(self, message_id: str) -> None:
         del self.raw[message_id]

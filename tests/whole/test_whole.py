@@ -23,13 +23,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sandbox.postgres import Postgres
 from tests import canaries, support
 from tests.support import Database, environment
-from tests.whole.model import ADDRESSES, Model, Sent
+from tests.whole.model import ADDRESSES, EMAIL, Model, Sent
 from tests.whole.world import BACKUP, STATEMENTS, TEMPLATE, World, new_id, new_world
 
 MINUTES = float(os.environ.get("WHOLE_MINUTES", "0"))
 USERS = ["person-a", "person-b", "person-c"]
 DEVICES = [canaries.DEVICE_ID, "canary-other-device"]
-PLANTED = {*canaries.VALUES, *DEVICES, *(sent for sent, _, _ in ADDRESSES)}
+PLANTED = {EMAIL, *canaries.VALUES, *DEVICES, *(sent for sent, _, _ in ADDRESSES)}
 EACH_RUN = ("run", "--selector", "each_run")
 BOTH = frozenset({"user_logins", "rejected_logins"})
 RUNS = {
@@ -200,9 +200,17 @@ class Whole(RuleBasedStateMachine):
     def change_a_rule_and_judge_again(self, locale_length: int) -> None:
         with self.effort.step("change_a_rule_and_judge_again"):
             self.model.locale_length = locale_length
-            self.world.change_rule(locale_length)
+            self.world.change_policy(locale_length)
             self.model.judge_again()
             self.world.dbt("run-operation", "judge_again")
+
+    @precondition(lambda self: not self.model.has_email and not self.world.late)
+    @rule()
+    def add_a_field(self) -> None:
+        """A personal one, which messages have all along; logins that are masked already stay as they are."""
+        with self.effort.step("add_a_field"):
+            self.world.has_email = self.model.has_email = True
+            self.world.change_policy(self.model.locale_length)
 
     # ── recovery ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -228,10 +236,13 @@ class Whole(RuleBasedStateMachine):
             self.world.act("select * from recovery.rotate()")
 
     @precondition(lambda self: self.model.masked)
-    @rule(number=numbers, column=st.sampled_from(["masked_ip", "masked_device_id"]))
+    @rule(number=numbers, column=st.sampled_from(["masked_ip", "masked_device_id", "masked_email"]))
     def reveal(self, number: int, column: str) -> None:
         with self.effort.step("reveal"):
-            message_id = list(self.model.masked)[number % len(self.model.masked)]
+            masked = [message_id for message_id in self.model.masked if (message_id, column) in self.model.versions]
+            if not masked:
+                return
+            message_id = masked[number % len(masked)]
             expected = self.model.reveal(message_id, column)
             assert self.world.reveal(self.world.tokens()[message_id, column]) == expected
 
@@ -251,6 +262,7 @@ class Whole(RuleBasedStateMachine):
             assert self.backup
             self.model = copy.deepcopy(self.backup)
             self.world.copy(BACKUP, self.world.database.name)
+            self.world.has_email = self.model.has_email
             for person in sorted(since - self.model.persons):
                 self.model.erase(person)
                 self.world.act("select * from recovery.erase(%s)", [[person]])
@@ -326,11 +338,13 @@ STORY: list[tuple[str, dict[str, Any]]] = [
     ("load", {"twice": False}),
     ("dbt", {"words": ("build", "--selector", "each_run"), "empty": False}),
     ("end_that_landing", {"commit": True}),
+    ("add_a_field", {}),
     ("change_a_rule_and_judge_again", {"locale_length": 1}),
     ("dbt", {"words": EACH_RUN, "empty": False}),
     ("expire", {}),
     ("rotate", {}),
     ("reveal", {"number": 1, "column": "masked_ip"}),
+    ("reveal", {"number": 0, "column": "masked_email"}),
     ("dump", {}),
     ("erase", {"person": "person-a"}),
     ("deliver_again", {"number": 2}),

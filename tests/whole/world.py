@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from recovery import session
 from sandbox.processes import wait_until
 from tests import support
 from tests.support import DATABASE_FILES, Database, create_copy
-from tests.whole.model import ADDRESSES, Sent
+from tests.whole.model import ADDRESSES, EMAIL, Sent
 
 TEMPLATE, BACKUP = "whole_template", "whole_backup"
 TIMEOUT_SECONDS = 240
@@ -38,12 +39,18 @@ STATEMENTS = {
     "insert into user_logins": "lock table only marts.user_logins in share mode",
     "delete from unjudged": "lock table staging.unjudged in share mode",
 }
+# What README says to change for a new field: the policy, the model, its contract.
+EMAIL_FIELD = [("values\n", "values\n('masked_email', 'email', 256, false, 'email', 'as_sent', null, null),\n")]
+EMAIL_COLUMN = [
+    ("user_logins.sql", "    sent_at\n\nfrom accepted", "    sent_at,\n    masked_email\n\nfrom accepted"),
+    ("user_logins.yml", "\nunit_tests:", "      - name: masked_email\n        data_type: varchar(256)\n\nunit_tests:"),
+]
 
 
 def body(one: Sent) -> str:
     """The message as the producer sends it."""
     event = {"user_id": one.user, "app_version": 2.3 if one.kind == "number" else "2.3.0", "device_type": "ios", "locale": one.locale}
-    whole = json.dumps(event | {"ip": ADDRESSES[one.address][0], "device_id": one.device})
+    whole = json.dumps(event | {"ip": ADDRESSES[one.address][0], "device_id": one.device, "email": EMAIL})
     return {"envelope": json.dumps({"Type": "Notification", "Message": whole}), "cut off": whole[:-1]}.get(one.kind, whole)
 
 
@@ -117,6 +124,7 @@ class World:
     folder: Path
     queue: MemoryQueue = field(default_factory=MemoryQueue)
     late: psycopg.Connection[Any] | None = None
+    has_email: bool = False  # the policy names the field, and the project that dbt runs has its column
     runs: int = 0
 
     # ── loader ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,7 +199,7 @@ class World:
         """Run dbt to its end."""
         self.runs += 1
         output = self.folder / f"dbt-{self.runs}"
-        process = support.start_dbt(list(words), self.environ, output)
+        process = support.start_dbt(list(words), self.environ, output, self.project)
         process.join(TIMEOUT_SECONDS)
         assert process.exitcode in codes, (output / "output").read_text()
 
@@ -202,7 +210,7 @@ class World:
         self.runs += 1
         with self.database.connect(autocommit=False) as holder:
             holder.execute(STATEMENTS[statement].encode())
-            process = support.start_dbt(["run", "--selector", "each_run"], self.environ, self.folder / f"dbt-{self.runs}")
+            process = support.start_dbt(["run", "--selector", "each_run"], self.environ, self.folder / f"dbt-{self.runs}", self.project)
             assert wait_until(lambda: bool(self.database.value(waits)) or not process.is_alive(), TIMEOUT_SECONDS)
             assert process.is_alive(), "the fault must have happened"
             process.kill()
@@ -210,12 +218,29 @@ class World:
             holder.rollback()
         assert wait_until(lambda: self.database.value(sessions) == 0, TIMEOUT_SECONDS)
 
-    def change_rule(self, locale_length: int) -> None:
-        """Migrate to a policy that allows locales of that length."""
+    @property
+    def project(self) -> Path:
+        """The project that dbt runs."""
+        if not self.has_email:
+            return support.ROOT / "dbt_project"
+        made = self.folder / "with_email"
+        if not made.exists():
+            ignored = shutil.ignore_patterns("target", "logs", "dbt_packages", "profiles.yml", ".user.yml")
+            shutil.copytree(support.ROOT / "dbt_project", made, ignore=ignored)
+            for name, old, new in EMAIL_COLUMN:
+                path = made / "models" / "marts" / name
+                assert old in path.read_text()
+                path.write_text(path.read_text().replace(old, new))
+        return made
+
+    def change_policy(self, locale_length: int) -> None:
+        """Migrate to a policy that allows locales of that length, and, if the world has it, with the field email."""
         text = (DATABASE_FILES / "6_fields.sql").read_text()
-        assert "'locale', 32" in text
+        for old, new in [("'locale', 32", f"'locale', {locale_length}"), *EMAIL_FIELD[: self.has_email]]:
+            assert old in text
+            text = text.replace(old, new)
         with self.database.connect() as connection, connection.transaction():
-            connection.execute(text.replace("'locale', 32", f"'locale', {locale_length}").encode())
+            connection.execute(text.encode())
             connection.execute((DATABASE_FILES / "7_privileges.sql").read_bytes())  # the views are new ones
 
     # ── recovery ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -266,7 +291,7 @@ class World:
 
     def tokens(self) -> dict[tuple[str, str], str]:
         """Token by message and column."""
-        columns = ("masked_ip", "masked_network", "masked_device_id")
+        columns = ("masked_ip", "masked_network", "masked_device_id", *["masked_email"][: self.has_email])
         rows = self.database.rows(f"select message_id, {', '.join(columns)} from marts.user_logins")
         return {(row[0], column): token for row in rows for column, token in zip(columns, row[1:], strict=True) if token}
 
@@ -285,7 +310,7 @@ class World:
 @contextlib.contextmanager
 def new_world(world: World) -> Iterator[World]:
     """*world* with an empty database and queue."""
-    world.queue = MemoryQueue()
+    world.queue, world.has_email = MemoryQueue(), False
     world.copy(TEMPLATE, world.database.name)
     try:
         yield world
