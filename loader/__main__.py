@@ -1,7 +1,7 @@
 """The command line: `python -m loader migrate | drain | follow | rds-token`."""
 
 import asyncio
-import contextlib
+import logging
 import os
 import signal
 import sys
@@ -14,14 +14,13 @@ import click
 import psycopg
 
 from loader import aws
-from loader import settings as environment
 from loader.errors import LoaderError, first_line, refused, unavailable, unfinished
 from loader.landing import Landing
 from loader.login import password_for, refusal, token_for
-from loader.migrate import TABLES, MigrationError, migrate
+from loader.migrate import TABLES, migrate
 from loader.pipeline import Pipeline
-from loader.report import Report, serve, start_log
-from loader.settings import LoaderSettings, MigrateSettings
+from loader.report import Report, serve
+from loader.settings import LOGIN_ROLES, LoaderSettings, MigrateSettings, read
 from loader.sqs import connect
 
 DATABASE = Path(__file__).resolve().parent.parent / "database"
@@ -54,7 +53,8 @@ def migrate_command() -> None:
     TRANSFORMER_PASSWORD, ANALYST_PASSWORD and so on), where that is set. Running it again leaves the data as they are, takes back what
     was granted by hand, and sets the passwords again.
     """
-    settings = environment.read(MigrateSettings)
+    settings = read(MigrateSettings)
+    passwords = {role: password for role in LOGIN_ROLES if (password := os.environ.get(f"{role.upper()}_PASSWORD"))}
     user = settings.admin_user or settings.pguser
     try:
         password = password_for(user, settings.admin_password or settings.pgpassword)
@@ -63,9 +63,7 @@ def migrate_command() -> None:
         raise refusal(error, "ADMIN_PASSWORD", "ADMIN_USER") from None
     with connection:
         try:
-            applied = migrate(connection, DATABASE, settings.role_passwords)
-        except MigrationError as error:
-            raise LoaderError(str(error), os.EX_SOFTWARE) from None
+            applied = migrate(connection, DATABASE, passwords)
         except psycopg.errors.InsufficientPrivilege as error:
             raise refused(f"{user} may not do this ({error.diag.message_primary}); set ADMIN_USER to an administrator") from None
         except psycopg.OperationalError as error:
@@ -105,62 +103,57 @@ def rds_token(user: str) -> None:
 
 
 def _run(*, until_empty: bool) -> None:
-    settings = environment.read(LoaderSettings, lambda: aws.missing(os.environ.get("SQS_QUEUE_URL", ""), os.environ.get("AWS_REGION")))
     # Never closed: that would wait for a hung fetch of credentials.
-    asyncio.new_event_loop().run_until_complete(load(settings, until_empty=until_empty))
+    asyncio.new_event_loop().run_until_complete(load(read(LoaderSettings, aws.missing), until_empty=until_empty))
 
 
 async def load(settings: LoaderSettings, *, until_empty: bool) -> None:
     """Load from the queue of *settings* until it is empty, or until told to stop by a signal; or raise a LoaderError."""
+    logging.disable()  # botocore and psycopg may quote requests, and asyncio whole exceptions
     loop, opening, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
-    start_log()
     report, landing = Report(), Landing(settings)
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, opening.cancel)  # type: ignore[union-attr]  # this is one
-            if not until_empty:
-                stack.push_async_callback(asyncio.to_thread, serve(settings.loader_http_host, settings.loader_http_port, report))
-            stack.push_async_callback(landing.close)
-            await landing.open()
-            queue = await asyncio.to_thread(connect, settings)
-            stack.push_async_callback(queue.client.close)
-            await queue.check()
-        except asyncio.CancelledError:
-            raise unfinished("stopped before it began") from None
+    try:
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        report.received_at = report.committed_at = monotonic()  # both answered; an idle queue's first receive takes 20 s
-        stack.callback(report.summary)
-        if not landing.is_durable:
-            report.trouble("a crash of PostgreSQL's machine may lose what it committed", "fsync or full_page_writes is off")
+            loop.add_signal_handler(number, opening.cancel)  # type: ignore[union-attr]  # this is one
+        if not until_empty:
+            serve(settings.loader_http_host, settings.loader_http_port, report)
+        await landing.open()
+        queue = await asyncio.to_thread(connect, settings)
+        await queue.check()
+    except asyncio.CancelledError:
+        raise unfinished("stopped before it began") from None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    report.received_at = report.committed_at = monotonic()  # both answered; an idle queue's first receive takes 20 s
+    if not landing.is_durable:
+        report.trouble("a crash of PostgreSQL's machine may lose what it committed", "fsync or full_page_writes is off")
+    try:
         await Pipeline(queue, landing, settings, report).run(stop, until_empty=until_empty)
+    finally:
+        report.summary()
+        await landing.close()
 
 
 def main() -> NoReturn:
     """Run the command line; every error becomes one line on stderr and an exit code."""
-    exit_code = _run_command_line()
-    sys.stdout.flush()
-    os._exit(exit_code)  # a thread that hangs, such as a fetch of credentials, does not keep us
-
-
-def _run_command_line() -> int:
+    exit_code = os.EX_OK
     try:
         cli(standalone_mode=False, prog_name="python -m loader")
     except LoaderError as error:
         click.echo(error, err=True)
-        return error.exit_code
+        exit_code = error.exit_code
     except click.ClickException as error:
         error.show()
-        return error.exit_code
+        exit_code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return 128 + signal.SIGINT
+        exit_code = 128 + signal.SIGINT
     except Exception as error:  # noqa: BLE001  # a traceback may quote a message; where it happened is enough to find it
         where = traceback.extract_tb(error.__traceback__)[-1]
         found = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
         click.echo(f"error in the loader itself: {found}; please report it", err=True)
-        return os.EX_SOFTWARE
-    return os.EX_OK
+        exit_code = os.EX_SOFTWARE
+    sys.stdout.flush()
+    os._exit(exit_code)  # a thread that hangs, such as a fetch of credentials, does not keep us
 
 
 if __name__ == "__main__":

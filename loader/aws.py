@@ -1,6 +1,8 @@
 """What boto3 is asked for: credentials, region, endpoint, certificates, and the calls to SQS where the loader's own client would not do."""
 
 import asyncio
+import functools
+import os
 import re
 import ssl
 import urllib.parse
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import boto3
-import botocore.exceptions
+import botocore.exceptions as failures
 import botocore.httpsession
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
@@ -28,11 +30,11 @@ def region_in(queue_url: str) -> str | None:
     return found and found[1]
 
 
-def missing(queue_url: str, region: str | None) -> list[str]:
+def missing() -> list[str]:
     """The variables that AWS's settings lack: the region, the credentials."""
     try:
         session = boto3.Session()
-        lacks_region = not (region_in(queue_url) or session.region_name or region)
+        lacks_region = not (region_in(os.environ.get("SQS_QUEUE_URL", "")) or session.region_name or os.environ.get("AWS_REGION"))
         lacks_credentials = session.get_credentials() is None
     except Exception as error:  # noqa: BLE001  # botocore's own, and whatever reading its files raises
         raise wrong_setting(f"AWS configuration: {first_line(error)}; correct it") from None
@@ -41,19 +43,17 @@ def missing(queue_url: str, region: str | None) -> list[str]:
 
 def sqs_client(queue_url: str, region: str | None, timeout_seconds: float, connections: int) -> Any:
     """boto3's client for SQS, in the region of *queue_url*, at its endpoint if a VPC's, dual-stack or FIPS, unless another is set."""
-    session = boto3.Session()
-    times: dict[str, Any] = {
-        "connect_timeout": timeout_seconds,
-        "read_timeout": timeout_seconds + 20,
-    }  # long polling holds an answer back for 20 s
-    config = Config(**times, retries={"total_max_attempts": 1}, max_pool_connections=connections)  # the pipeline has its own back-off
-    url, region = urllib.parse.urlsplit(queue_url), region_in(queue_url) or session.region_name or region
+    session, url = boto3.Session(), urllib.parse.urlsplit(queue_url)
+    # Long polling holds an answer back for 20 s. The pipeline has its own back-off.
+    times: dict[str, Any] = {"connect_timeout": timeout_seconds, "read_timeout": timeout_seconds + 20, "retries": {"total_max_attempts": 1}}
+    config = Config(**times, max_pool_connections=connections)
+    make = functools.partial(session.client, "sqs", region_in(queue_url) or session.region_name or region, config=config)
     try:
-        client = session.client("sqs", region_name=region, config=config)
+        client = make()
         if re.match(r"https://sqs[.-]", client.meta.endpoint_url) and SPECIAL_HOST.search(url.hostname or ""):
-            client = session.client("sqs", region_name=region, config=config, endpoint_url=f"{url.scheme}://{url.netloc}")
+            client = make(endpoint_url=f"{url.scheme}://{url.netloc}")
         urllib.parse.urlsplit(client.meta.endpoint_url).port  # noqa: B018  # reading it is the check
-    except (botocore.exceptions.BotoCoreError, ValueError) as error:
+    except (failures.BotoCoreError, ValueError) as error:
         raise wrong_setting(f"AWS configuration: {first_line(error)}; correct AWS_ENDPOINT_URL or the profile") from None
     return client
 
@@ -69,7 +69,7 @@ def tls_context(client: Any) -> ssl.SSLContext | None:
     if not client.meta.endpoint_url.startswith("https:"):
         return None
     context: ssl.SSLContext = botocore.httpsession.create_urllib3_context()
-    context.verify_mode, context.check_hostname = ssl.CERT_REQUIRED, True
+    context.check_hostname = True
     bundle = botocore.httpsession.get_cert_path(client._endpoint.http_session._verify)  # noqa: SLF001  # as above
     try:
         context.load_verify_locations(bundle)
@@ -78,26 +78,22 @@ def tls_context(client: Any) -> ssl.SSLContext | None:
     return context
 
 
+@dataclass
 class Identity:
     """The credentials that requests are signed with, fetched in a thread, for they may come over the network."""
 
-    def __init__(self, find: Callable[[], Any] = lambda: boto3.Session().get_credentials()) -> None:
-        """*find* makes botocore's Credentials."""
-        self._find = find
-        self._source: Any = None
-        self._fetch: asyncio.Task[ReadOnlyCredentials] | None = None
-        self._valid_until = 0.0
+    find: Callable[[], Any] = lambda: boto3.Session().get_credentials()
+    _source: Any = None
+    _fetch: asyncio.Task[ReadOnlyCredentials] | None = None
+    _valid_until: float = 0.0
 
     async def credentials(self) -> ReadOnlyCredentials:
         """The current credentials, or an SqsError; looked at anew once a minute, by one fetch however many calls wait for it."""
-        now = asyncio.get_running_loop().time()
-        if self._fetch is None or (self._fetch.done() and now >= self._valid_until):
-            self._fetch, self._valid_until = asyncio.create_task(asyncio.to_thread(self._frozen)), now + CREDENTIALS_CHECK_SECONDS
-        try:
-            return self._fetch.result() if self._fetch.done() else await asyncio.shield(self._fetch)
-        except SqsError:
-            self._valid_until = 0.0
-            raise
+        now, fetch = asyncio.get_running_loop().time(), self._fetch
+        if fetch is None or (fetch.done() and (now >= self._valid_until or fetch.exception())):
+            fetch = self._fetch = asyncio.create_task(asyncio.to_thread(self._frozen))
+            self._valid_until = now + CREDENTIALS_CHECK_SECONDS
+        return await asyncio.shield(fetch)
 
     def expired(self) -> None:
         """SQS calls them expired: look for new ones, in files too."""
@@ -105,7 +101,7 @@ class Identity:
 
     def _frozen(self) -> ReadOnlyCredentials:
         try:
-            self._source = self._source or self._find()
+            self._source = self._source or self.find()
             found: ReadOnlyCredentials = self._source.get_frozen_credentials()
         except Exception as error:  # noqa: BLE001  # whatever a credential process or a server does; its words may hold a secret
             raise SqsError("NoCredentials", f"AWS credentials cannot be fetched ({error_code(error) or type(error).__name__})") from None
@@ -134,7 +130,7 @@ class BotoClient:
 
 def error_code(error: BaseException) -> str | None:
     """The code that AWS refused with, if *error* is such a refusal."""
-    return error.response.get("Error", {}).get("Code") if isinstance(error, botocore.exceptions.ClientError) else None
+    return error.response.get("Error", {}).get("Code") if isinstance(error, failures.ClientError) else None
 
 
 def plain_code(code: str) -> str:

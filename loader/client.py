@@ -29,7 +29,6 @@ SKEW_CODES = frozenset({"RequestTimeTooSkewed", "InvalidSignatureException", "Si
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 SKEW_MINIMUM, OK = dt.timedelta(minutes=1), 200
 
-
 _Reply = tuple[int, bytes, dict[bytes, bytes]]  # the status, the body, the headers in lower case
 
 
@@ -47,9 +46,8 @@ class Endpoint(NamedTuple):
     def parse(cls, url: str, region: str) -> "Endpoint":
         """From http(s)://host[:port][/path]."""
         parts, default = urllib.parse.urlsplit(url), 443 if url.lower().startswith("https:") else 80
-        hostname, port, path = parts.hostname or "", parts.port or default, parts.path or "/"
-        host = (f"[{hostname}]" if ":" in hostname else hostname) + (f":{port}" if port != default else "")
-        return cls(hostname, port, host, path, urllib.parse.quote(normalize_url_path(path), safe="/~"), region)
+        host, path = parts.netloc.lower().removesuffix(f":{default}"), parts.path or "/"
+        return cls(parts.hostname or "", parts.port or default, host, path, urllib.parse.quote(normalize_url_path(path), safe="/~"), region)
 
 
 @functools.lru_cache(maxsize=64)
@@ -132,7 +130,7 @@ class SqsClient:
 
     async def call(self, action: str, parameters: dict[str, Any], wait_seconds: int = 0) -> dict[str, Any]:
         """Make *action*, spelled as in the API reference, or raise an SqsError; SQS may hold its answer back for *wait_seconds*."""
-        body, limit = json.dumps(parameters, separators=(",", ":")).encode(), wait_seconds + self._timeout_seconds
+        body, limit = json.dumps(parameters).encode(), wait_seconds + self._timeout_seconds
         try:
             async with asyncio.timeout(limit):
                 reply = await self._send(action, body)
@@ -156,8 +154,13 @@ class SqsClient:
         credentials, now = await self._identity.credentials(), dt.datetime.now(dt.UTC) + self._skew
         # A signature is good for five minutes, and more than once: that of a receive is made once a minute.
         request = signed(self._endpoint, credentials, action, body, now.replace(second=0, microsecond=0))
+        to, loop = self._endpoint, asyncio.get_running_loop()
         while True:
-            connection = self._idle.pop() if (is_reused := bool(self._idle)) else await self._connect()
+            if is_reused := bool(self._idle):
+                connection = self._idle.pop()
+            else:
+                new = await loop.create_connection(_Connection, to.hostname, to.port, ssl=self._tls, happy_eyeballs_delay=0.25)
+                connection = new[1]
             try:
                 reply = await connection.exchange(request)
             except BaseException as error:
@@ -168,10 +171,6 @@ class SqsClient:
             if not connection.transport.is_closing():
                 self._idle.append(connection)
             return reply
-
-    async def _connect(self) -> _Connection:
-        to, loop = self._endpoint, asyncio.get_running_loop()
-        return (await loop.create_connection(_Connection, to.hostname, to.port, ssl=self._tls, happy_eyeballs_delay=0.25))[1]
 
     def _corrected(self, code: str, date: str) -> bool:
         """Whether *code* refuses our clock or our old credentials, and asking again, corrected, may help."""

@@ -2,18 +2,21 @@
 
 import functools
 import os
+import random
 
 
 class LoaderError(Exception):
     """The loader cannot go on; the message is one line without personal values, *exit_code* is one of `os.EX_*`."""
 
-    def __init__(self, message: str, exit_code: int) -> None:  # noqa: D107  # said above
+    def __init__(self, message: str, exit_code: int = os.EX_SOFTWARE) -> None:  # noqa: D107  # said above
         super().__init__(message)
         self.exit_code = exit_code
 
 
 class TemporaryError(Exception):
     """Something failed that may work when it is tried again; the message is one line without personal values."""
+
+    code = ""
 
 
 class SqsError(TemporaryError):
@@ -33,3 +36,8 @@ unfinished = functools.partial(LoaderError, exit_code=os.EX_TEMPFAIL)  # stopped
 def first_line(error: BaseException) -> str:
     """What *error* says, in one line."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def backoff_seconds(failures: int) -> float:
+    """How long to wait after *failures* in a row: from 0.1 s it doubles, up to 5 s; random, so that loaders keep out of step."""
+    return random.uniform(0.5, 1) * min(5.0, 0.1 * 2.0 ** min(failures - 1, 10)) if failures else 0.0  # noqa: S311  # no secret

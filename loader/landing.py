@@ -3,22 +3,23 @@
 import asyncio
 import datetime as dt
 import json
-import os
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 from psycopg import errors as sqlstate
 
 from loader.errors import LoaderError, TemporaryError, first_line, refused, unavailable, wrong_setting
-from loader.login import NoCredentialsNowError, password_for, refusal
+from loader.login import password_for, refusal
 from loader.settings import LoaderSettings
 from loader.sqs import Message
 
 Row = tuple[str, dt.datetime, str, str]
-Result = TypeVar("Result")
 
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+EPOCH, MILLISECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(milliseconds=1)
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 INCOMING = "create temp table incoming (message_id text, sent_at timestamptz, body text, attributes text) on commit delete rows"
 # Binary, because an error in a text COPY quotes the row, in the server's log too. And COPY, because the parameters of an
@@ -50,33 +51,33 @@ SESSION = """
         set_config('idle_in_transaction_session_timeout', %(ms)s, false)
     from of_the_server
 """
-PARTITION_ATTEMPTS = 3
 # Classes of SQLSTATE that pass: connection, transaction state (25006: the old primary, during a failover), rollback, resources,
 # prerequisite state, intervention of an operator, system, internal. The transaction is done again from its start.
 PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
-NOT_MIGRATED = {"42P01", "42703", "42883", "3F000"}  # no such table, column, function, schema
-NOT_ALLOWED = "42501"
+# Without a SQLSTATE it is psycopg that gives up: on the connection, or (InternalError) on what came over it. Or AWS gives no credentials.
+PASSING_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, OSError, LoaderError, TemporaryError)
+NOT_MIGRATED = (sqlstate.UndefinedTable, sqlstate.UndefinedColumn, sqlstate.UndefinedFunction, sqlstate.InvalidSchemaName)
 
 
+@dataclass
 class Landing:
     """The connection that batches land over: opened at need, and opened again whenever it breaks."""
 
-    def __init__(self, settings: LoaderSettings) -> None:
-        """Connect later, as *settings* say."""
-        self._settings = settings
-        self._connection: Any = None  # psycopg's
-        self._warnings: list[str | None] = []
-        self._land = b""
-        self.is_durable = True  # the server writes what is committed to its disk, and whole pages
+    settings: LoaderSettings
+    is_durable: bool = True  # the server writes what is committed to its disk, and whole pages
+    _connection: Any = None  # psycopg's
+    _warnings: list[str | None] = field(default_factory=list)
+    _land: bytes = b""
 
     async def open(self) -> None:
         """Connect, and prove that we may land; a LoaderError says why not."""
         try:
             await self._connect()
         except psycopg.Error as error:
-            raise _fatal(error, self._settings) or refusal(error, "LOADER_PASSWORD", "PGUSER") from None
+            self._end_if_fatal(error)
+            raise refusal(error, "LOADER_PASSWORD", "PGUSER") from None
         except OSError as error:
-            raise unavailable(f"{_reason(error, self._settings)}; start it, or check PGHOST and PGPORT") from None
+            raise unavailable(f"{self._reason(error)}; start it, or check PGHOST and PGPORT") from None
 
     async def land(self, batch: Sequence[Message]) -> int:
         """Commit *batch*, and return how many of its rows are new; the others had landed before. An empty one only proves that it could.
@@ -84,54 +85,52 @@ class Landing:
         A TemporaryError says that nothing was committed, or that it may not be durable, so that the same batch is to be landed again.
         """
         # Sorted by key, so that two loaders with the same messages wait for each other and never in a circle.
-        rows = sorted((each.message_id, _sent_at(each), storable(each.body), storable_json(each.attributes)) for each in batch)
+        rows = sorted(
+            (each.message_id, EPOCH + each.sent_ms * MILLISECOND, storable(each.body), storable_json(each.attributes)) for each in batch
+        )
         try:
             if self._connection is None or self._connection.closed:
                 await self._connect()
-            for _ in range(PARTITION_ATTEMPTS):
-                try:
-                    return await self._within(self._insert(rows))
-                except sqlstate.CheckViolation:
-                    # A day without a partition, for nothing came of it before, or retention has dropped it. In a transaction of its own,
-                    # so that its locks are short.
-                    await self._within(self._connection.execute(PARTITIONS, [sorted({row[1].date() for row in rows})]))
-        except (psycopg.Error, OSError, NoCredentialsNowError, TemporaryError) as error:
-            if isinstance(error, psycopg.Error) and (fatal := _fatal(error, self._settings)):
-                raise fatal from None
+            for _ in range(3):
+                async with self._in_time():
+                    try:
+                        return await self._insert(rows)
+                    except sqlstate.CheckViolation:
+                        # A day without a partition, for nothing came of it before, or retention has dropped it. In a transaction of its
+                        # own, so that its locks are short.
+                        await self._connection.execute(PARTITIONS, [sorted({row[1].date() for row in rows})])
+        except (psycopg.Error, *PASSING_ERRORS) as error:
+            self._end_if_fatal(error)
             await self.close()
-            raise TemporaryError(_reason(error, self._settings)) from None
+            raise TemporaryError(self._reason(error)) from None
         raise wrong_setting("staging.raw_logins takes no row of this day; run python -m loader migrate")
 
     async def close(self) -> None:
         """Close the connection; what was not committed is rolled back."""
-        connection, self._connection = self._connection, None
-        if connection:
-            await connection.close()
+        if self._connection:
+            await self._connection.close()
+
+    def _in_time(self) -> asyncio.Timeout:
+        """How long the server may be silent. Cancelled so, psycopg asks it to cancel, and gives the connection up after some seconds."""
+        return asyncio.timeout(self.settings.loader_timeout_seconds)
 
     async def _connect(self) -> None:
-        settings, silence = self._settings, int(self._settings.loader_timeout_seconds)
-        async with asyncio.timeout(silence):  # AWS credentials may have to be fetched
+        settings, silence = self.settings, int(self.settings.loader_timeout_seconds)
+        async with self._in_time():  # AWS credentials may have to be fetched
             password = await asyncio.to_thread(password_for, settings.pguser, settings.pgpassword or settings.loader_password)
-        chosen: dict[str, Any] = {
-            "client_encoding": "UTF8",
-            "application_name": "user-logins loader",
-            "connect_timeout": silence,
-        }  # for each host
+        chosen: dict[str, Any] = {"client_encoding": "UTF8", "application_name": "user-logins loader", "autocommit": True}
         connect = psycopg.AsyncConnection.connect
-        connection = self._connection = await connect(user=settings.pguser, password=password, autocommit=True, **chosen)
-        try:
-            if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
-                message = f"database {connection.info.dbname} is in {encoding}, and messages are UTF-8; create it with encoding 'UTF8'"
-                raise wrong_setting(message)  # noqa: TRY301  # the connection is closed below, as for every failure
-            connection.add_notice_handler(self._notice)
-            cursor = await self._within(connection.execute(SESSION, {"ms": str(silence * 1000)}))
+        connection = self._connection = await connect(user=settings.pguser, password=password, connect_timeout=silence, **chosen)
+        if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+            found = f"database {connection.info.dbname} is in {encoding}, and messages are UTF-8"
+            raise wrong_setting(f"{found}; create it with encoding 'UTF8'")
+        connection.add_notice_handler(self._notice)
+        async with self._in_time():
+            cursor = await connection.execute(SESSION, {"ms": str(silence * 1000)})
             ((durability, self.is_durable, *_),) = await cursor.fetchall()
             self._land = LAND.format(durability=durability).encode()
-            await self._within(connection.execute(INCOMING))
-            await self._within(self._insert([]))  # is refused now if it would be refused later
-        except BaseException:
-            await self.close()
-            raise
+            await connection.execute(INCOMING)
+            await self._insert([])  # is refused now if it would be refused later
 
     def _notice(self, said: psycopg.errors.Diagnostic) -> None:
         if said.severity_nonlocalized == "WARNING":
@@ -154,21 +153,24 @@ class Landing:
             raise TemporaryError(f"PostgreSQL committed with a warning (SQLSTATE {self._warnings[0]}), so perhaps not on its standby")
         return landed
 
-    async def _within(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Do *work* on the connection, or raise TimeoutError and leave it broken.
+    def _end_if_fatal(self, error: Exception) -> None:
+        """Raise what to stop with where trying again cannot help: by SQLSTATE, and without one by the kind of error."""
+        if isinstance(error, NOT_MIGRATED):
+            raise wrong_setting("staging.raw_logins is not as this loader needs it, or not there; run python -m loader migrate")
+        if isinstance(error, sqlstate.InsufficientPrivilege):
+            raise refused(f"PostgreSQL refuses role {self.settings.pguser} ({self._reason(error)}); run python -m loader migrate")
+        code = getattr(error, "sqlstate", None)
+        if not (code.startswith(PASSING) if code else isinstance(error, PASSING_ERRORS)):
+            raise LoaderError(f"PostgreSQL cannot land a batch: {self._reason(error)}")
 
-        A psycopg that is cancelled asks the server to cancel, and waits for that; told twice, it gives the connection up.
-        """
-        task = asyncio.create_task(work)
-        try:
-            await asyncio.wait([task], timeout=self._settings.loader_timeout_seconds)
-            if not task.done():
-                raise TimeoutError
-            return task.result()
-        finally:
-            while not task.done():
-                task.cancel()
-                await asyncio.wait([task], timeout=1)
+    def _reason(self, error: BaseException) -> str:
+        """Why, in one line. The server's words are only taken where they cannot quote a row."""
+        if isinstance(error, TimeoutError):
+            return f"PostgreSQL at {self.settings.pghost} did not answer in time"
+        if isinstance(error, psycopg.Error) and error.sqlstate:
+            quotes_rows = error.sqlstate.startswith(("22", "23"))
+            return f"SQLSTATE {error.sqlstate}" + ("" if quotes_rows else f": {error.diag.message_primary}")
+        return first_line(error)
 
 
 def storable(text: str) -> str:
@@ -176,43 +178,13 @@ def storable(text: str) -> str:
 
     That form is never JSON, so SQL rejects the message; no content can stop the loader.
     """
-    try:
-        if "\0" not in text:
-            text.encode()
-            return text
-    except UnicodeEncodeError:
-        pass
+    if "\0" not in text and (text.isascii() or not SURROGATE.search(text)):
+        return text
     return "\\x" + text.encode(errors="surrogatepass").hex()
 
 
 def storable_json(text: str) -> str:
     """The JSON *text* itself, or `{"unstorable": …}` with its hex where jsonb cannot hold it."""
-    stored = storable(text)
-    return json.dumps({"unstorable": text.encode(errors="surrogatepass").hex()}) if stored != text or r"\u0000" in text else text
-
-
-def _sent_at(message: Message) -> dt.datetime:
-    return EPOCH + dt.timedelta(milliseconds=message.sent_ms)
-
-
-def _fatal(error: psycopg.Error, settings: LoaderSettings) -> LoaderError | None:
-    """What to stop with where trying again cannot help, or None where it may: by SQLSTATE, and without one by the kind of error."""
-    if error.sqlstate in NOT_MIGRATED:
-        return wrong_setting("staging.raw_logins is not as this loader needs it, or not there; run python -m loader migrate")
-    if error.sqlstate == NOT_ALLOWED:
-        return refused(f"PostgreSQL refuses role {settings.pguser} ({_reason(error, settings)}); run python -m loader migrate")
-    # Without a SQLSTATE it is psycopg that gives up: on the connection, or (InternalError) on what came over it.
-    broken = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
-    if error.sqlstate.startswith(PASSING) if error.sqlstate else isinstance(error, broken):
-        return None
-    return LoaderError(f"PostgreSQL cannot land a batch: {_reason(error, settings)}", os.EX_SOFTWARE)
-
-
-def _reason(error: BaseException, settings: LoaderSettings) -> str:
-    """Why, in one line. The server's words are only taken where they cannot quote a row."""
-    if isinstance(error, TimeoutError):
-        return f"PostgreSQL at {settings.pghost} did not answer in time"
-    if isinstance(error, psycopg.Error) and error.sqlstate:
-        quotes_rows = error.sqlstate.startswith(("22", "23"))
-        return f"SQLSTATE {error.sqlstate}" + ("" if quotes_rows else f": {error.diag.message_primary}")
-    return first_line(error)
+    if storable(text) is text and r"\u0000" not in text:
+        return text
+    return json.dumps({"unstorable": text.encode(errors="surrogatepass").hex()})

@@ -10,6 +10,8 @@ import psycopg
 from psycopg import errors as sqlstate
 from psycopg import sql
 
+from loader.errors import LoaderError
+
 Connection = psycopg.Connection[Any]
 
 OWNER = "pipeline_owner"
@@ -58,7 +60,7 @@ APPLIED = """
 """
 
 
-class MigrationError(Exception):
+class MigrationError(LoaderError):
     """A file could not be applied; the message names the file and what to do."""
 
 

@@ -1,25 +1,24 @@
 """What the loader tells: a line on a terminal, JSON lines elsewhere, and over HTTP /live, /ready and Prometheus' /metrics."""
 
 import asyncio
+import contextlib
 import datetime as dt
-import functools
 import json
-import logging
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sized
+from functools import partial
 from typing import Any
-from wsgiref.simple_server import WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector, make_wsgi_app
-from prometheus_client.exposition import ThreadingWSGIServer, _SilentHandler
+import click
+import prometheus_client as prometheus
 
 from loader.errors import wrong_setting
 from loader.sqs import Depth
 
 LIVE_SECONDS, READY_SECONDS = 4, 60  # a kubelet waits for 5
+REQUEST_SECONDS = 10  # that a client may take for its request
 BATCH_BUCKETS = (1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000)
 COMMIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 COUNTERS = {
@@ -36,41 +35,24 @@ COUNTERS = {
     "database_errors": "Attempts to land a batch that failed.",
 }
 
-log = logging.getLogger("loader")
-
-
-def start_log() -> None:
-    """Log to stdout, and only what this loader says: botocore and psycopg may quote requests, and asyncio whole exceptions."""
-    logging.basicConfig(level=logging.CRITICAL, handlers=[logging.NullHandler()])
-    log.handlers, log.propagate = [logging.StreamHandler(sys.stdout)], False
-    log.handlers[0].setFormatter(logging.Formatter("\r\x1b[K%(message)s") if sys.stdout.isatty() else _Json())
-    log.setLevel(logging.INFO)
-
-
-class _Json(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        at = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat()
-        return json.dumps({"event": record.getMessage(), "level": record.levelname.lower(), "timestamp": at, **record.__dict__["fields"]})
-
 
 class Report:
-    """Counts, and tells of batches, troubles and the end of a run, without personal values; *leases* are the messages that are held."""
+    """Counts, and tells of batches, troubles and the end of a run, without personal values; *held* are the messages that are held."""
 
     def __init__(self) -> None:
         """Count from zero."""
-        registry = self.registry = CollectorRegistry()
-        self._counters = {name: Counter(f"loader_{name}", text, registry=registry) for name, text in COUNTERS.items()}
-        gauge, histogram = functools.partial(Gauge, registry=registry), functools.partial(Histogram, registry=registry)
+        registry = self.registry = prometheus.CollectorRegistry()
+        self._counters = {name: prometheus.Counter(f"loader_{name}", text, registry=registry) for name, text in COUNTERS.items()}
+        gauge, histogram = partial(prometheus.Gauge, registry=registry), partial(prometheus.Histogram, registry=registry)
         self.unsafe = gauge("loader_durability_unsafe", "1 where PostgreSQL runs with fsync or full_page_writes off.")
         self._depths = gauge("loader_queue_messages", "About how many messages the queue has.", ["state"])
-        gauge("loader_messages_in_flight", "Messages received and not deleted yet.").set_function(lambda: len(self.leases))
+        gauge("loader_messages_in_flight", "Messages received and not deleted yet.").set_function(lambda: len(self.held))
         age = gauge("loader_oldest_message_age_seconds", "Age of the oldest message of the last batch; 0 when idle.")
-        age.set_function(lambda: max(0.0, time.time() - self._oldest_ms / 1000) if self.leases else 0.0)
+        age.set_function(lambda: max(0.0, time.time() - self._oldest_ms / 1000) if self.held else 0.0)
         self._batches = histogram("loader_batch_messages", "Messages in a batch.", buckets=BATCH_BUCKETS)
         self._commits = histogram("loader_commit_seconds", "Time from a batch's first attempt to its commit.", buckets=COMMIT_BUCKETS)
-        self.leases: Sized = ()
-        self._depth: Depth | None = None
-        self._oldest_ms, self._started, self._is_terminal = 0, time.monotonic(), sys.stdout.isatty()
+        self.held: Sized = ()
+        self._left, self._landed, self._oldest_ms, self._started = "?", 0, 0, time.monotonic()
         self.received_at = self.committed_at = float("-inf")  # by time.monotonic()
 
     def add(self, **counts: int) -> None:
@@ -84,7 +66,7 @@ class Report:
 
     def depth(self, depth: Depth) -> None:
         """SQS counted its messages."""
-        self._depth = depth
+        self._left = f"{depth.visible + depth.delayed:,}"
         for state, messages in depth._asdict().items():
             self._depths.labels(state).set(messages)
 
@@ -94,41 +76,44 @@ class Report:
         self._batches.observe(landed + duplicates)
         self._commits.observe(seconds)
         self._oldest_ms = oldest_ms
-        if self._is_terminal:
-            done, left = self.count("messages_landed"), f"{self._depth.visible + self._depth.delayed:,}" if self._depth else "?"
-            rate = done / max(0.001, time.monotonic() - self._started)
-            print(f"\r\x1b[K{done:,} landed, {rate:,.0f}/s, {left} left on the queue", end="", flush=True)  # noqa: T201  # the terminal's line
-        else:
-            self._tell("batch landed", landed=landed, duplicates=duplicates, commit_seconds=round(seconds, 4), in_flight=len(self.leases))
+        self._landed += landed
+        line = f"{self._landed:,} landed, {self._landed / (time.monotonic() - self._started):,.0f}/s, {self._left} left on the queue"
+        counts: dict[str, Any] = {
+            "landed": landed,
+            "duplicates": duplicates,
+            "commit_seconds": round(seconds, 4),
+            "in_flight": len(self.held),
+        }
+        self._tell("batch landed", line, is_progress=True, **counts)
 
     def trouble(self, event: str, reason: str) -> None:
         """Something failed; *reason* is one line."""
-        log.warning(f"{event}: {reason}" if self._is_terminal else event, extra={"fields": {"reason": reason}})
+        self._tell(event, f"{event}: {reason}", "warning", reason=reason)
 
     def summary(self) -> None:
         """The run is over."""
-        seconds, counts = time.monotonic() - self._started, {name.removeprefix("messages_"): self.count(name) for name in COUNTERS}
+        counts: dict[str, Any] = {name.removeprefix("messages_"): self.count(name) for name in COUNTERS}
+        seconds = time.monotonic() - self._started
         line = "{landed:,} landed, {duplicate:,} had landed before, {deleted:,} deleted from the queue in {seconds:.1f} s"
         others = ("released", "damaged", "message_delete_failures", "message_handles_expired")
         said = [line.format(seconds=seconds, **counts), *(f"{counts[name]:,} {name.replace('_', ' ')}" for name in others if counts[name])]
-        self._tell("; ".join(said) if self._is_terminal else "finished", seconds=round(seconds, 3), **counts)
+        self._tell("finished", "; ".join(said), seconds=round(seconds, 3), **counts)
 
     def is_ready(self) -> bool:
         """Whether both a receive and a commit succeeded within the last minute, for whatever reason one did not."""
         return time.monotonic() - min(self.received_at, self.committed_at) < READY_SECONDS
 
-    def _tell(self, event: str, **fields: float) -> None:
-        log.info(event, extra={"fields": fields})
+    def _tell(self, event: str, line: str, level: str = "info", **fields: object) -> None:
+        said = {"event": event, "level": level, "timestamp": dt.datetime.now(dt.UTC).isoformat(), **fields}
+        is_terminal = sys.stdout.isatty()
+        with contextlib.suppress(OSError):  # whoever reads it may be gone, or the disk full
+            click.echo(f"\r\x1b[K{line}" if is_terminal else json.dumps(said), nl=not is_terminal or event != "batch landed")
 
 
-class _Handler(_SilentHandler):
-    timeout = 10  # seconds that a client may take for its request
-
-
-def serve(host: str, port: int, report: Report) -> Callable[[], None]:
-    """Answer HTTP on *host*:*port*, each client in a thread; return what ends it, or raise a LoaderError if the port is taken."""
+def serve(host: str, port: int, report: Report) -> None:
+    """Answer HTTP on *host*:*port*, each client in a thread, or raise a LoaderError if the port is taken."""
     loop = asyncio.get_running_loop()
-    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+    for collector in (prometheus.ProcessCollector, prometheus.PlatformCollector, prometheus.GCCollector):
         collector(registry=report.registry)
 
     def is_live() -> bool:
@@ -136,26 +121,18 @@ def serve(host: str, port: int, report: Report) -> Callable[[], None]:
         loop.call_soon_threadsafe((turned := threading.Event()).set)
         return turned.wait(LIVE_SECONDS)
 
-    exposition, checks = make_wsgi_app(report.registry), {"/live": is_live, "/ready": report.is_ready}
-
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        path = environ["PATH_INFO"]
+        path, checks = environ["PATH_INFO"], {"/live": is_live, "/ready": report.is_ready}
         if path == "/metrics":
-            return exposition(environ, start_response)
+            return metrics(environ, start_response)
         status = ("200 OK" if checks[path]() else "503 Service Unavailable") if path in checks else "404 Not Found"
         start_response(status, [("Content-Type", "text/plain")])
         return [f"{status}\n".encode()]
 
     try:
-        family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        server_class: Any = type("Server", (ThreadingWSGIServer,), {"address_family": family})
-        server: WSGIServer = make_server(host, port, application, server_class, _Handler)
+        server: Any = prometheus.start_http_server(port, host, report.registry)[0]
     except OSError as error:
         raise wrong_setting(f"LOADER_HTTP_PORT: cannot listen on {host}:{port} ({error.strerror}); choose another") from None
-
-    def answer() -> None:
-        with server:
-            server.serve_forever()
-
-    threading.Thread(target=answer, name="http", daemon=True).start()
-    return server.shutdown
+    metrics = server.get_app()
+    server.RequestHandlerClass.timeout = REQUEST_SECONDS
+    server.set_app(application)

@@ -52,7 +52,7 @@ class LoaderSettings(BaseSettings):
 
 
 class MigrateSettings(BaseSettings):
-    """What `migrate` needs: an administrator, and the passwords that the login roles shall have."""
+    """What `migrate` needs: an administrator."""
 
     pghost: str
     pgport: Ports | None = None
@@ -60,11 +60,6 @@ class MigrateSettings(BaseSettings):
     pgpassword: SecretStr | None = None
     admin_user: str | None = None
     admin_password: SecretStr | None = None
-
-    @property
-    def role_passwords(self) -> dict[str, str]:
-        """The password of each login role for which one is set."""
-        return {role: password for role in LOGIN_ROLES if (password := os.environ.get(f"{role.upper()}_PASSWORD"))}
 
 
 class TokenSettings(BaseSettings):
@@ -89,19 +84,18 @@ def read(kind: type[Kind], also_missing: Callable[[], list[str]] = list) -> Kind
         raise refused(f".env cannot be read: {reason}; give this user the right to, or remove it") from None
     for name in [name for name in kind.model_fields if os.environ.get(name.upper()) == ""]:
         del os.environ[name.upper()]  # what compose files and shells make of an unset one
-    wrong, missing, settings = list[str](), list[str](), None
+    wrong, missing = list[str](), list[str]()
     try:
         settings = kind()
     except ValidationError as error:
-        problems = [(str(each["loc"][0]).upper(), each) for each in error.errors()]
-        missing = [variable for variable, each in problems if each["type"] == "missing"]
-        wrong = [
-            f"{variable} is {each['input']!r}: {each['msg'].lower()}; see .env.example"
-            for variable, each in problems
-            if variable not in missing
-        ]
+        for each in error.errors():
+            variable = str(each["loc"][0]).upper()
+            if each["type"] == "missing":
+                missing.append(variable)
+            else:
+                wrong.append(f"{variable} is {each['input']!r}: {each['msg'].lower()}; see .env.example")
     if missing := missing + also_missing():
         wrong.append(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set; copy .env.example to .env or run make up")
-    if wrong or settings is None:
+    if wrong:
         raise wrong_setting("; ".join(wrong))
     return settings

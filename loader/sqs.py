@@ -11,32 +11,32 @@ from typing import Any, NamedTuple
 
 from loader import aws
 from loader.client import Endpoint, SqsClient
-from loader.errors import LoaderError, SqsError, unavailable
-from loader.held import backoff_seconds
+from loader.errors import LoaderError, SqsError, TemporaryError, backoff_seconds, unavailable
 from loader.settings import LoaderSettings
 
-RECEIVE_MAX = 10
-OPEN_ATTEMPTS = 5
+RECEIVE_MAX, OPEN_ATTEMPTS = 10, 5
 # What is landed with a body. The others say nothing of the message (SenderId: the producer's identity in AWS), and weigh 90 bytes.
 SYSTEM_ATTRIBUTES = ["SentTimestamp", "ApproximateReceiveCount", "MessageGroupId", "SequenceNumber", "DeadLetterQueueSourceArn"]
 ATTRIBUTES = {"MessageSystemAttributeNames": SYSTEM_ATTRIBUTES, "MessageAttributeNames": ["All"]}
 DEPTHS = tuple(f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed"))
 LATEST_SENT_MS = 32_503_680_000_000  # the year 3000
-# What trying again cannot help: by what to exit with, SQS's codes and what to do.
-ACCESS_CODES = {"AccessDenied", "KmsAccessDenied", "NotAuthorized", "OptInRequired", "InvalidSecurity", "InvalidClientTokenId"}
-SIGNATURE_CODES = {"IncompleteSignature", "InvalidSignatureException", "SignatureDoesNotMatch"}
-NO_CALL_CODES = {"UnsupportedOperation", "InvalidAction", "UnknownOperationException"}
-NO_KEY_CODES = {"MissingAuthenticationToken", "UnrecognizedClientException"}
-ADVICE = {
-    os.EX_UNAVAILABLE: ({"QueueDoesNotExist", "InvalidAddress"}, "check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up"),
-    os.EX_NOPERM: (ACCESS_CODES | SIGNATURE_CODES | NO_KEY_CODES, "SQS refuses us; check the credentials and the queue's policy"),
-    os.EX_CONFIG: (NO_CALL_CODES, "the endpoint does not know the call; check AWS_ENDPOINT_URL"),
-    os.EX_PROTOCOL: ({"InvalidAnswer"}, "is this SQS?"),
-}
+# What trying again cannot help: what to exit with, what to do, and SQS's codes.
+FATAL = (
+    (os.EX_UNAVAILABLE, "check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up", "QueueDoesNotExist InvalidAddress"),
+    (os.EX_NOPERM, REFUSED := "SQS refuses us; check the credentials and the queue's policy", "AccessDenied KmsAccessDenied NotAuthorized"),
+    (os.EX_NOPERM, REFUSED, "OptInRequired InvalidSecurity InvalidClientTokenId MissingAuthenticationToken UnrecognizedClientException"),
+    (os.EX_NOPERM, REFUSED, "IncompleteSignature InvalidSignatureException SignatureDoesNotMatch"),
+    (
+        os.EX_CONFIG,
+        "the endpoint does not know the call; check AWS_ENDPOINT_URL",
+        "UnsupportedOperation InvalidAction UnknownOperationException",
+    ),
+    (os.EX_PROTOCOL, "is this SQS?", "InvalidAnswer"),
+)
 # What SQS says of a single message whose receipt handle no longer counts.
 GONE_CODES = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
 
-Failures = dict[str, list[str]]  # receipt handles by the code that SQS gave
+Failures = dict[str, str]  # the code that SQS gave, by receipt handle
 
 
 @dataclass(slots=True)
@@ -76,12 +76,10 @@ class Queue:
         for attempt in range(1, OPEN_ATTEMPTS + 1):
             try:
                 await self.depth()
-                for code in await self.delete(["probe"]) | await self.hide(["probe"], 0):
-                    if stop := fatal(SqsError(code, "of a delete or of an extension"), self.url):
-                        raise stop
+                for code in *(await self.delete(["probe"])).values(), *(await self.hide(["probe"], 0)).values():
+                    end_if_fatal(SqsError(code, "of a delete or of an extension"), self.url)
             except SqsError as error:
-                if stop := fatal(error, self.url):
-                    raise stop from None
+                end_if_fatal(error, self.url)
                 if error.code in {"Unreachable", "NoCredentials"} or attempt == OPEN_ATTEMPTS:
                     raise unavailable(f"queue {self.url} cannot be reached: {error}; check AWS_ENDPOINT_URL, or try again later") from None
                 await asyncio.sleep(backoff_seconds(attempt))
@@ -124,11 +122,7 @@ class Queue:
             codes = {int(each["Id"]): str(each.get("Code")) for each in answer.get("Failed") or ()}
         except (KeyError, TypeError, ValueError, AttributeError):
             raise SqsError("InvalidAnswer", "an answer to a batch without the Ids of its entries") from None
-        failures: Failures = {}
-        for at, handle in enumerate(handles):
-            if at not in done:
-                failures.setdefault(codes.get(at, "NoAnswer"), []).append(handle)
-        return failures
+        return {handle: codes.get(at, "NoAnswer") for at, handle in enumerate(handles) if at not in done}
 
     async def _call(self, action: str, wait_seconds: int = 0, **parameters: Any) -> dict[str, Any]:
         return await self.client.call(action, {"QueueUrl": self.url, **parameters}, wait_seconds)
@@ -144,6 +138,13 @@ def connect(settings: LoaderSettings) -> Queue:
         endpoint = Endpoint.parse(boto3.meta.endpoint_url, boto3.meta.region_name)
         client = SqsClient(endpoint, aws.Identity(), aws.tls_context(boto3), timeout)
     return Queue(settings.sqs_queue_url, client, settings.loader_visibility_seconds)
+
+
+def end_if_fatal(error: TemporaryError, url: str) -> None:
+    """Raise a LoaderError where trying again cannot help."""
+    for exit_code, advice, codes in FATAL:
+        if error.code in codes.split():
+            raise LoaderError(f"queue {url}: {error}; {advice}", exit_code) from None
 
 
 def _read(found: Any) -> Message | str:
@@ -166,9 +167,3 @@ def _read(found: Any) -> Message | str:
 
 # boto3 gives a binary attribute as bytes, the API as base64.
 _JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=lambda value: base64.b64encode(value).decode()).encode
-
-
-def fatal(error: SqsError, url: str) -> LoaderError | None:
-    """What to stop with where trying again cannot help, or None where it may."""
-    found = (LoaderError(f"queue {url}: {error}; {advice}", code) for code, (codes, advice) in ADVICE.items() if error.code in codes)
-    return next(found, None)

@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import botocore.exceptions
 import pytest
@@ -16,20 +17,7 @@ from loader.aws import Identity
 from loader.errors import SqsError
 
 CREDENTIALS = ReadOnlyCredentials("AKIDEXAMPLE", "secret", None)
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of this machine's."""
-    for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-
-
-# ── region and endpoint ──────────────────────────────────────────────────────────────────────────────────────────────
-
+KEYS = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
 HOSTS = {
     "sqs.ap-southeast-2.amazonaws.com": "ap-southeast-2",
     "sqs.cn-north-1.amazonaws.com.cn": "cn-north-1",
@@ -49,22 +37,26 @@ HOSTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of this machine's."""
+    for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
 @pytest.mark.parametrize(("host", "region"), HOSTS.items())
-def test_the_queues_url_names_the_region(host: str, region: str | None) -> None:
-    assert aws.region_in(f"https://{host}/111122223333/login-queue") == region
-
-
-@pytest.mark.parametrize("host", [host for host, region in HOSTS.items() if region])
-def test_the_region_of_the_queues_url_wins_over_the_environments(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    client = aws.sqs_client(f"https://{host}/111122223333/login-queue", None, 1, 1)
-    assert client.meta.region_name == HOSTS[host]
-
-
-@pytest.mark.parametrize("host", [host for host in HOSTS if "fips" in host or "vpce" in host or ".api." in host])
-def test_a_special_endpoint_in_the_queues_url_is_the_one_that_is_called(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_the_queues_url_names_the_region_and_a_special_endpoint(monkeypatch: pytest.MonkeyPatch, host: str, region: str | None) -> None:
+    """And wins over AWS_DEFAULT_REGION, but not over an endpoint that is set."""
     url = f"https://{host}/111122223333/login-queue"
-    assert aws.sqs_client(url, None, 1, 1).meta.endpoint_url == f"https://{host}"
+    assert aws.region_in(url) == region
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    found = aws.sqs_client(url, None, 1, 1).meta
+    assert found.region_name == (region or "us-east-1")
+    if region and ("fips" in host or "vpce" in host or ".api." in host):
+        assert found.endpoint_url == f"https://{host}"
     monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:4566")
     assert aws.sqs_client(url, None, 1, 1).meta.endpoint_url == "http://127.0.0.1:4566"
 
@@ -74,27 +66,22 @@ def test_an_ordinary_queue_is_called_at_its_regions_endpoint() -> None:
     assert aws.sqs_client("http://127.0.0.1/1/q", "eu-west-1", 1, 1).meta.region_name == "eu-west-1"  # of AWS_REGION
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
-    assert aws.missing("http://127.0.0.1/1/q", None) == ["AWS_DEFAULT_REGION", *keys]
-    assert aws.missing("https://sqs.eu-west-1.amazonaws.com/1/q", None) == aws.missing("http://127.0.0.1/1/q", "eu-west-1") == keys
-    for name in keys:
-        monkeypatch.setenv(name, "made-up")
-    assert aws.missing("http://127.0.0.1/1/q", "eu-west-1") == []
+@pytest.mark.parametrize(
+    ("variables", "missing"),
+    [
+        ({"SQS_QUEUE_URL": "http://127.0.0.1/1/q"}, ["AWS_DEFAULT_REGION", *KEYS]),
+        ({"SQS_QUEUE_URL": "http://127.0.0.1/1/q", "AWS_REGION": "eu-west-1"}, KEYS),
+        ({"SQS_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/1/q"}, KEYS),
+        ({"AWS_DEFAULT_REGION": "eu-west-1"} | dict.fromkeys(KEYS, "made-up"), []),
+    ],
+)
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], missing: list[str]) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert aws.missing() == missing
 
 
 # ── credentials ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def fetch(identity: Identity) -> ReadOnlyCredentials:
-    return asyncio.run(identity.credentials())
-
-
-def raising(error: Exception) -> Identity:
-    def fail() -> ReadOnlyCredentials:
-        raise error
-
-    return Identity(lambda: SimpleNamespace(get_frozen_credentials=fail))
 
 
 @pytest.mark.parametrize(
@@ -108,67 +95,53 @@ def raising(error: Exception) -> Identity:
     ],
     ids=["no retrieval", "STS is unreachable", "STS refuses", "no JSON", "no key"],
 )
-def test_credentials_that_cannot_be_fetched_are_named_by_the_kind_of_error_alone(error: Exception, said: str) -> None:
+async def test_credentials_that_cannot_be_fetched_are_named_by_the_kind_of_error_alone(error: Exception, said: str) -> None:
+    def fail() -> None:
+        raise error
+
     with pytest.raises(SqsError) as caught:
-        fetch(raising(error))
+        await Identity(fail).credentials()
     assert str(caught.value) == f"NoCredentials: AWS credentials cannot be fetched ({said})"
 
 
 @pytest.mark.parametrize("output", ["no JSON", "null", "{}", '{"Version": 1}', ""])
-def test_a_credential_process_may_print_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, output: str) -> None:
+async def test_a_credential_process_may_print_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, output: str) -> None:
     (tmp_path / "process.py").write_text(f"print({output!r})")
     (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {tmp_path / 'process.py'}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     with pytest.raises(SqsError, match="NoCredentials"):
-        fetch(Identity())
+        await Identity().credentials()
 
 
-def test_however_many_calls_wait_there_is_one_fetch_and_they_are_looked_at_anew_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched: list[int] = []
-
-    def count() -> ReadOnlyCredentials:
-        fetched.append(1)
-        return ReadOnlyCredentials("AKIDEXAMPLE", "secret", None)
-
-    async def work() -> None:
-        identity = Identity(lambda: SimpleNamespace(get_frozen_credentials=count))
-        found = await asyncio.gather(*(identity.credentials() for _ in range(20)))
-        assert len(fetched) == 1
-        assert all(each == found[0] for each in found)
-        monkeypatch.setattr(aws, "CREDENTIALS_CHECK_SECONDS", 0.0)
-        identity.expired()
+async def test_however_many_calls_wait_there_is_one_fetch_and_they_are_looked_at_anew_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetch = mock.Mock(return_value=CREDENTIALS)
+    identity = Identity(lambda: SimpleNamespace(get_frozen_credentials=fetch))
+    assert await asyncio.gather(*(identity.credentials() for _ in range(20))) == [CREDENTIALS] * 20
+    assert fetch.call_count == 1
+    monkeypatch.setattr(aws, "CREDENTIALS_CHECK_SECONDS", 0.0)
+    identity.expired()
+    for _ in range(2):
         await identity.credentials()
-        await identity.credentials()
-        assert len(fetched) == 3
-
-    asyncio.run(work())
+    assert fetch.call_count == 3
 
 
-def test_a_hung_fetch_delays_only_those_who_wait_for_it() -> None:
+async def test_a_hung_fetch_delays_only_those_who_wait_for_it() -> None:
     hung = threading.Event()
-
-    async def work() -> None:
-        identity = Identity(lambda: SimpleNamespace(get_frozen_credentials=lambda: hung.wait(30) and CREDENTIALS))
-        for _ in range(2):
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await identity.credentials()
-        hung.set()
-        assert await identity.credentials() == CREDENTIALS
-
-    asyncio.run(work())
+    identity = Identity(lambda: SimpleNamespace(get_frozen_credentials=lambda: hung.wait(30) and CREDENTIALS))
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await identity.credentials()
+    hung.set()
+    assert await identity.credentials() == CREDENTIALS
 
 
-def test_keys_in_a_file_that_have_expired_are_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    file = tmp_path / "credentials"
+async def test_keys_in_a_file_that_have_expired_are_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file, identity = tmp_path / "credentials", Identity()
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
-
-    async def work() -> list[str]:
-        identity, seen = Identity(), list[str]()
-        for key in ("OLD", "NEW"):
-            file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = made-up\n")
-            identity.expired()
-            seen.append(str((await identity.credentials()).access_key))
-        return seen
-
-    assert asyncio.run(work()) == ["OLD", "NEW"]
+    for key in ("OLD", "NEW"):
+        file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = made-up\n")
+        identity.expired()
+        assert (await identity.credentials()).access_key == key

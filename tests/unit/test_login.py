@@ -32,7 +32,6 @@ def token_with(monkeypatch: pytest.MonkeyPatch, change: dict[str, str]) -> str:
             monkeypatch.setenv(name, value)
     monkeypatch.chdir("/")  # where no .env is
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # a process has one of this, and of the client
-    login._rds.cache_clear()  # noqa: SLF001  # as above
     return login.token_for("loader")
 
 

@@ -58,41 +58,32 @@ def test_the_example_says_the_loaders_defaults() -> None:
 GOOD = {"SQS_QUEUE_URL": "http://127.0.0.1:1/000000000000/login-queue", "PGHOST": "127.0.0.1", "PGPORT": "1,,2"}
 
 
-@pytest.mark.parametrize("value", [None, ""], ids=["missing", "empty"])
-@pytest.mark.parametrize("variable", ["SQS_QUEUE_URL", "PGHOST"])
-def test_a_missing_variable_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None) -> None:
-    assert not (folder / ".env").exists()
-    for name, good in GOOD.items():
-        monkeypatch.setenv(name, good)
-    assert read(LoaderSettings).pghost == "127.0.0.1"
-    if value is None:
-        monkeypatch.delenv(variable)
-    else:
-        monkeypatch.setenv(variable, value)
-    with pytest.raises(LoaderError, match=f"^{variable} is not set; copy .env.example to .env or run make up$") as caught:
-        read(LoaderSettings)
-    assert caught.value.exit_code == os.EX_CONFIG
-
-
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
+        ("SQS_QUEUE_URL", None),
+        ("SQS_QUEUE_URL", ""),
+        ("SQS_QUEUE_URL", "login-queue"),
+        ("PGHOST", None),
+        ("PGHOST", ""),
+        ("PGPORT", "many"),
+        ("PGPORT", "70000"),
         ("LOADER_RECEIVERS", "many"),
         ("LOADER_RECEIVERS", "0"),
         ("LOADER_BATCH_SECONDS", "-1"),
         ("LOADER_MAX_HELD_MESSAGES", "9"),
         ("LOADER_GRACE_SECONDS", "5"),
-        ("PGPORT", "many"),
-        ("PGPORT", "70000"),
         ("LOADER_HTTP_PORT", "70000"),
-        ("SQS_QUEUE_URL", "login-queue"),
     ],
 )
-def test_a_wrong_variable_is_named_with_what_was_found(folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    assert not (folder / ".env").exists()
-    for name, chosen in (GOOD | {variable: value}).items():
-        monkeypatch.setenv(name, chosen)
-    with pytest.raises(LoaderError, match=f"^{variable} is '{value}': .*; see .env.example$") as caught:
+@pytest.mark.usefixtures("folder")
+def test_a_missing_or_wrong_variable_is_named_with_what_was_found(variable: str, value: str | None) -> None:
+    os.environ.update(GOOD)
+    assert read(LoaderSettings).pghost == "127.0.0.1"
+    os.environ.pop(variable, None)
+    os.environ.update({variable: value} if value is not None else {})
+    said = f"is '{value}': .*; see .env.example" if value else "is not set; copy .env.example to .env or run make up"
+    with pytest.raises(LoaderError, match=f"^{variable} {said}$") as caught:
         read(LoaderSettings)
     assert caught.value.exit_code == os.EX_CONFIG
 

@@ -1,8 +1,6 @@
 """Messages as SQS describes them, and what is made of its answers."""
 
-import asyncio
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,49 +9,33 @@ from hypothesis import strategies as st
 
 from loader.errors import SqsError
 from loader.landing import storable_json
-from loader.sqs import Message, Queue
+from loader.sqs import DEPTHS, Queue, _read
 
-GOOD = {
-    "MessageId": "m1",
-    "ReceiptHandle": "handle",
-    "Body": "{}",
-    "MD5OfBody": "99914b932bd37a50b983c5e7c90ae93b",
-    "Attributes": {"SentTimestamp": "1790000000123", "ApproximateReceiveCount": "3", "SenderId": "AIDAEXAMPLE"},
-}
+ATTRIBUTES = {"SentTimestamp": "1790000000123", "ApproximateReceiveCount": "3", "SenderId": "AIDAEXAMPLE"}
+GOOD = {"MessageId": "m1", "ReceiptHandle": "handle", "Body": "{}", "MD5OfBody": "99914b932bd37a50b983c5e7c90ae93b"}
+TEXTS = st.text(st.characters(exclude_categories=[]))
 
 
-class Answers:
-    """A caller that gives one answer."""
+class Answers(Queue):
+    """A queue whose every call gets one answer."""
 
     def __init__(self, answer: dict[str, Any]) -> None:
-        self.answer = answer
-        self.asked: list[Mapping[str, Any]] = []
+        self.answer, self.asked = answer, dict[str, Any]()
+        super().__init__("http://unused", self, 45)  # type: ignore[arg-type]  # it answers as a client does
 
-    async def call(self, _action: str, parameters: Mapping[str, Any], _wait_seconds: int = 0, /) -> dict[str, Any]:
-        self.asked.append(parameters)
+    async def call(self, _action: str, parameters: dict[str, Any], _wait_seconds: int) -> dict[str, Any]:
+        self.asked = parameters
         return json.loads(json.dumps(self.answer))  # type: ignore[no-any-return]  # a dict again
 
-    async def close(self) -> None:
-        pass
 
-
-def queue(caller: Answers, visibility_seconds: int = 60) -> Queue:
-    return Queue("http://unused", caller, visibility_seconds)  # type: ignore[arg-type]  # it answers as a client does
-
-
-def receive(*messages: Any) -> tuple[list[Message], list[str]]:
-    return asyncio.run(queue(Answers({"Messages": list(messages)})).receive(20))
-
-
-def test_a_message_is_read_with_everything_that_is_not_in_its_body() -> None:
-    ((message,), damaged) = receive(GOOD | {"MessageAttributes": {"a": {"DataType": "String", "StringValue": "x"}}})
+async def test_a_message_is_read_with_everything_that_is_not_in_its_body_and_hidden_from_others() -> None:
+    attribute = {"a": {"DataType": "String", "StringValue": "x"}}
+    queue = Answers({"Messages": [GOOD | {"Attributes": ATTRIBUTES, "MessageAttributes": attribute}]})
+    ((message,), damaged) = await queue.receive(20)
     assert (message.message_id, message.sent_ms, message.receives, message.receipt_handle) == ("m1", 1_790_000_000_123, 3, "handle")
-    assert json.loads(message.attributes) == {
-        "ApproximateReceiveCount": 3,
-        "SenderId": "AIDAEXAMPLE",
-        "MessageAttributes": {"a": {"DataType": "String", "StringValue": "x"}},
-    }
+    assert json.loads(message.attributes) == {"ApproximateReceiveCount": 3, "SenderId": "AIDAEXAMPLE", "MessageAttributes": attribute}
     assert not damaged
+    assert queue.asked["VisibilityTimeout"] == 45
 
 
 @pytest.mark.parametrize(
@@ -71,40 +53,42 @@ def test_a_message_is_read_with_everything_that_is_not_in_its_body() -> None:
     ],
     ids=str,
 )
-def test_one_message_that_is_damaged_is_named_and_the_other_nine_are_taken(change: dict[str, Any]) -> None:
-    messages, damaged = receive(*[GOOD] * 5, GOOD | change, *[GOOD] * 4)
+async def test_one_message_that_is_damaged_is_named_and_the_other_nine_are_taken(change: dict[str, Any]) -> None:
+    good = GOOD | {"Attributes": ATTRIBUTES}
+    messages, damaged = await Answers({"Messages": [*[good] * 5, good | change, *[good] * 4]}).receive(20)
     assert len(messages) == 9
     assert len(damaged) == 1
-    assert "192.0.2" not in damaged[0]
+    assert "{}" not in damaged[0]
 
 
-@given(st.dictionaries(st.text(st.characters(exclude_categories=[])), st.text(st.characters(exclude_categories=[]))))
+@given(st.dictionaries(TEXTS, TEXTS))
 def test_attributes_of_any_characters_are_json_that_postgresql_can_hold(attributes: dict[str, str]) -> None:
-    ((message,), _) = receive(GOOD | {"Attributes": attributes | GOOD["Attributes"], "MessageAttributes": attributes})  # type: ignore[operator]  # a dict
-    stored = storable_json(message.attributes)
+    stored = storable_json(_read(GOOD | {"Attributes": attributes | ATTRIBUTES, "MessageAttributes": attributes}).attributes)  # type: ignore[union-attr]  # it is no damage
     stored.encode()
     assert r"\u0000" not in stored
     assert isinstance(json.loads(stored), dict)
 
 
-def test_the_visibility_time_out_goes_with_every_receive() -> None:
-    caller = Answers({})
-    asyncio.run(queue(caller, 45).receive(20))
-    assert caller.asked[0]["VisibilityTimeout"] == 45
-
-
-@pytest.mark.parametrize("messages", [{"a": 1}, "text", 7])
-def test_an_answer_whose_messages_are_no_list_is_an_error(messages: Any) -> None:
-    with pytest.raises(SqsError, match="InvalidAnswer"):
-        asyncio.run(queue(Answers({"Messages": messages}), 60).receive(20))
-
-
-def test_a_delete_that_sqs_does_not_confirm_is_none() -> None:
+async def test_a_delete_that_sqs_does_not_confirm_is_none() -> None:
     answer = {"Successful": [{"Id": "0"}], "Failed": [{"Id": "1", "Code": "InternalError"}]}
-    assert asyncio.run(queue(Answers(answer), 60).delete(["a", "b", "c"])) == {"InternalError": ["b"], "NoAnswer": ["c"]}
+    assert await Answers(answer).delete(["a", "b", "c"]) == {"b": "InternalError", "c": "NoAnswer"}
 
 
-@pytest.mark.parametrize("answer", [{"Successful": [{}]}, {"Failed": [{"Id": "x"}]}, {"Successful": 7}, {"Failed": ["text"]}])
-def test_an_answer_to_a_batch_without_ids_is_an_error(answer: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("receive", {"Messages": {"a": 1}}),
+        ("receive", {"Messages": "text"}),
+        ("receive", {"Messages": 7}),
+        ("delete", {"Successful": [{}]}),
+        ("delete", {"Successful": 7}),
+        ("delete", {"Failed": [{"Id": "x"}]}),
+        ("delete", {"Failed": ["text"]}),
+        ("depth", {"Attributes": None}),
+        ("depth", {"Attributes": dict.fromkeys(DEPTHS, "many")}),
+    ],
+)
+async def test_an_answer_that_is_none_of_sqs_is_an_error(method: str, answer: dict[str, Any]) -> None:
+    arguments: dict[str, list[Any]] = {"receive": [20], "delete": [["a"]], "depth": []}
     with pytest.raises(SqsError, match="InvalidAnswer"):
-        asyncio.run(queue(Answers(answer), 60).delete(["a"]))
+        await getattr(Answers(answer), method)(*arguments[method])
