@@ -16,8 +16,6 @@ from loader.login import password_for, refusal
 from loader.settings import LoaderSettings
 from loader.sqs import Message
 
-Row = tuple[str, dt.datetime, str, str]
-
 EPOCH, MILLISECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(milliseconds=1)
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -92,7 +90,8 @@ class Landing:
             if self._connection is None or self._connection.closed:
                 await self._connect()
             for _ in range(3):
-                async with self._in_time():
+                # Cancelled by this, psycopg asks the server to cancel, and gives the connection up after some seconds.
+                async with asyncio.timeout(self.settings.loader_timeout_seconds):
                     try:
                         return await self._insert(rows)
                     except sqlstate.CheckViolation:
@@ -110,13 +109,9 @@ class Landing:
         if self._connection:
             await self._connection.close()
 
-    def _in_time(self) -> asyncio.Timeout:
-        """How long the server may be silent. Cancelled so, psycopg asks it to cancel, and gives the connection up after some seconds."""
-        return asyncio.timeout(self.settings.loader_timeout_seconds)
-
     async def _connect(self) -> None:
         settings, silence = self.settings, int(self.settings.loader_timeout_seconds)
-        async with self._in_time():  # AWS credentials may have to be fetched
+        async with asyncio.timeout(silence):  # AWS credentials may have to be fetched
             password = await asyncio.to_thread(password_for, settings.pguser, settings.pgpassword or settings.loader_password)
         chosen: dict[str, Any] = {"client_encoding": "UTF8", "application_name": "user-logins loader", "autocommit": True}
         connect = psycopg.AsyncConnection.connect
@@ -125,7 +120,7 @@ class Landing:
             found = f"database {connection.info.dbname} is in {encoding}, and messages are UTF-8"
             raise wrong_setting(f"{found}; create it with encoding 'UTF8'")
         connection.add_notice_handler(self._notice)
-        async with self._in_time():
+        async with asyncio.timeout(silence):
             cursor = await connection.execute(SESSION, {"ms": str(silence * 1000)})
             ((durability, self.is_durable, *_),) = await cursor.fetchall()
             self._land = LAND.format(durability=durability).encode()
@@ -136,7 +131,7 @@ class Landing:
         if said.severity_nonlocalized == "WARNING":
             self._warnings.append(said.sqlstate)
 
-    async def _insert(self, rows: Sequence[Row]) -> int:
+    async def _insert(self, rows: Sequence[tuple[str, dt.datetime, str, str]]) -> int:
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             if rows:
                 async with cursor.copy(COPY) as copy:

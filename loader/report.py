@@ -17,8 +17,7 @@ import prometheus_client as prometheus
 from loader.errors import wrong_setting
 from loader.sqs import Depth
 
-LIVE_SECONDS, READY_SECONDS = 4, 60  # a kubelet waits for 5
-REQUEST_SECONDS = 10  # that a client may take for its request
+LIVE_SECONDS, READY_SECONDS, REQUEST_SECONDS = 4, 60, 10  # a kubelet waits for 5; a client may take so long for its request
 BATCH_BUCKETS = (1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000)
 COMMIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 COUNTERS = {
