@@ -1,6 +1,6 @@
-"""Break the SQL in one place, run the tests that should notice, and print which breaks live.
+"""Break the SQL, or the loader, in one place, run the tests that should notice, and print which breaks live.
 
-`make mutants` breaks each file in one place, by the operator that was applied least so far, and in those named BY_HAND; `make mutants
+`make mutants` breaks each file of SQL in one place, by the operator that was applied least so far, and in those named BY_HAND; `make mutants
 FILE=rotate` only those whose name the regular expression `rotate` is found in. Each break is made in a copy of the working tree, never in
 the tree itself. One that lives needs a test, or a reason in survivors.txt.
 """
@@ -26,7 +26,7 @@ UNSOUND = "which fails without a mutant too"
 HUNG = "the tests did not end"
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?)(?: - |$)", re.MULTILINE)
 REASONS = Path(__file__).with_name("survivors.txt")
-KILLED = Path(__file__).with_name("killed.txt")  # each SQL file, and the test that fails where it is broken
+KILLED = Path(__file__).with_name("killed.txt")  # what was broken, and the test that failed
 
 # By name: what is looked for in a line, and what takes its place.
 OPERATORS = {
@@ -66,11 +66,15 @@ SEEN_IN_THE_CATALOG = {
 REVIEWED = "tests/access/test_privileges.py"
 WHOLE, AGAIN, DATA_TESTS = "tests/whole", "tests/judging/test_judging_again.py", "tests/judging/test_data_tests.py"
 POISON, TOKENS, KEYS = "tests/judging/test_poison.py", "tests/attacks/test_tokens.py", "tests/attacks/test_keys.py"
+DURABILITY, LOST = "tests/faults/test_durability.py", "tests/faults/test_nothing_is_lost.py"
 AT_ONCE, COMMANDS = "tests/judging/test_at_once.py", "tests/judging/test_dbt_commands.py"
 EXPIRE, ERASE, ROTATE = "tests/recovery/test_expire.py", "tests/recovery/test_erase.py", "tests/recovery/test_rotate.py"
 AUDIT, REVEAL, ATTACKS = "tests/recovery/test_audit.py", "tests/recovery/test_reveal.py", "tests/recovery/test_reveal_attacks.py"
 # Which tests are run for a file, up to the first failure: those of the first pattern that its path matches, the quickest first.
 TESTS = {
+    "loader/landing": ["tests/unit/test_landing.py", "tests/integration/test_landing.py", DURABILITY, LOST],
+    "loader/migrate": ["tests/integration/test_migrate.py"],
+    "loader": ["tests/unit", "tests/integration/test_wire.py", "tests/integration/test_follow.py", LOST],
     "dbt_project/tests": [DATA_TESTS, "tests/judging/test_fields.py", AGAIN],
     "1_roles|3_schemas|7_privileges": ["tests/access", "tests/integration/test_migrate.py"],
     "recovery.*reveal": [REVEAL, ATTACKS, WHOLE],
@@ -141,6 +145,25 @@ BY_HAND = [
     ("database/5_functions/recovery.record.sql", "recorded_at, session_user", "recorded_at, current_user"),
     ("database/7_privileges.sql", "insert (message_id, sent_at, body, attributes)", "insert, select"),
     ("database/7_privileges.sql", "grant usage on schema analytics to analyst;", "grant usage on schema analytics, marts to analyst;"),
+    ("loader/client.py", "if is_reused and isinstance(error, ConnectionError):", "if False:"),
+    ("loader/client.py", "self._skew = skew", "pass"),
+    ("loader/held.py", "and now - taken < self._keep_seconds", ""),
+    ("loader/held.py", "and self[handle][0] > now", ""),
+    ("loader/landing.py", "else 'on' end", "else 'off' end"),
+    ("loader/landing.py", "if rows and not landed:", "if False:"),
+    ("loader/landing.py", "on conflict do nothing;", ";"),
+    ("loader/landing.py", "if self._warnings:", "if False:"),
+    ("loader/landing.py", 'quotes_rows = error.sqlstate.startswith(("22", "23"))', "quotes_rows = False"),
+    ("loader/migrate.py", "set local lock_timeout = '500ms';", ""),
+    ("loader/migrate.py", "if before and ", "if False and "),
+    ("loader/pipeline.py", "landed = 0 if is_end and not batch else await self._commit(batch)", "landed = 0"),
+    ("loader/pipeline.py", 'is_blocked = POSTGRESQL in self._failing or ("delete" in self._failing and self._held)', "is_blocked = False"),
+    ("loader/pipeline.py", 'if not self._has_received or what == "delete":', "if not self._has_received:"),
+    ("loader/pipeline.py", "and await self._is_empty()", ""),
+    ("loader/report.py", "min(self.received_at, self.committed_at)", "self.received_at"),
+    ("loader/sqs.py", "if digest and digest != ", "if digest and False and digest != "),
+    ("loader/sqs.py", '"VisibilityTimeout": self.visibility_seconds', '"VisibilityTimeout": 30'),
+    ("loader/sqs.py", "if at not in done", "if at in codes"),
     ("dbt_project/macros/columns_for_analysts.sql", "rejectattr", "selectattr"),
     ("dbt_project/macros/generate_schema_name.sql", "target.name == 'production' and custom_schema_name", "custom_schema_name"),
     ("dbt_project/macros/print_findings.sql", "log(row['finding'], info=True)", "log(row['finding'])"),
@@ -159,12 +182,16 @@ BY_HAND = [
 
 def mutants() -> Iterator[Mutant]:
     """Every mutant, in the order of their files."""
-    files = sorted(path for folder in ("database", "dbt_project") for path in (ROOT / folder).rglob("*.sql") if is_source(path))
+    files = sorted(
+        {path for folder in ("database", "dbt_project") for path in (ROOT / folder).rglob("*.sql") if is_source(path)}
+        | {ROOT / file for file, _, _ in BY_HAND}
+    )
     applied: Counter[str] = Counter()
     for path in files:
         file = str(path.relative_to(ROOT))
         code = {number: line for number, line in enumerate(path.read_text().splitlines()) if not line.lstrip().startswith("--")}
-        for what, (pattern, replacement) in sorted(OPERATORS.items(), key=lambda operator: applied[operator[0]]):
+        operators = OPERATORS.items() if path.suffix == ".sql" else ()
+        for what, (pattern, replacement) in sorted(operators, key=lambda operator: applied[operator[0]]):
             changed = [(number, new) for number, line in code.items() if (new := re.sub(pattern, replacement, line, count=1)) != line]
             if changed:
                 applied[what] += 1
