@@ -1,8 +1,8 @@
 """Break the SQL, or the loader, in one place, run the tests that should notice, and print which breaks live.
 
-`make mutants` breaks each file of SQL in one place, by the operator that was applied least so far, and in those named BY_HAND; `make mutants
-FILE=rotate` only those whose name the regular expression `rotate` is found in. Each break is made in a copy of the working tree, never in
-the tree itself. One that lives needs a test, or a reason in survivors.txt.
+`make mutants` breaks each file of SQL in one place, by the operator that was applied least so far, and all that is named BY_HAND; `make
+mutants FILE=rotate` only those whose name the regular expression `rotate` is found in. Each break is made in a copy of the working tree,
+never in the tree itself. One that lives needs a test, or a reason in survivors.txt.
 """
 
 import os
