@@ -7,30 +7,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 
 import psutil
 import pytest
 
 from sandbox import postgres, processes
 from tests.faults.forked_loader import ORDER
-from tests.faults.trial import (
-    ENDS,
-    FULL,
-    IDS,
-    SEEDS,
-    Fault,
-    Moment,
-    Trial,
-    after_commit,
-    before_commit,
-    before_copy,
-    mid_copy,
-    survive,
-)
+from tests.faults.trial import FULL, IDS, Fault, Moment, Trial, after_commit, before_commit, before_copy, mid_copy, survive
 from tests.proxies import DIRECTIONS, Direction, Proxy
-
-DAY = dt.timedelta(days=1)
 
 
 @contextlib.contextmanager
@@ -46,12 +31,9 @@ def commits_blocked(trial: Trial) -> Iterator[None]:
 # ── the loader is killed, or told to stop ────────────────────────────────────────────────────────────────────────────
 
 
-def killed_at(moment: Moment) -> Fault:
-    def fault(trial: Trial) -> None:
-        trial.send()
-        trial.kill(trial.load_until(moment, batch=trial.random.randint(1, 8)))
-
-    return fault
+def killed(trial: Trial, moment: Moment) -> None:
+    trial.send()
+    trial.kill(trial.load_until(moment, batch=trial.random.randint(1, 8)))
 
 
 def killed_mid_delete(trial: Trial) -> None:
@@ -101,30 +83,25 @@ def four_loaders_come_and_go(trial: Trial) -> None:
     for loader in loaders:
         loader.send(signal.SIGTERM)
     for loader in trial.loaders:
-        # The youngest may not have begun yet, or not even have learnt to take a signal.
-        assert loader.wait() in ENDS, loader.output
+        loader.wait()
 
 
 # ── PostgreSQL crashes, ends sessions, is slow, runs out of disk ─────────────────────────────────────────────────────
 
 
-def postgres_crashes_at(moment: Moment) -> Fault:
+def postgres_crashes(trial: Trial, moment: Moment) -> None:
     """It stops `immediate` and is started again, and the loader goes on by itself."""
-
-    def fault(trial: Trial) -> None:
-        trial.send()
-        loader = trial.load_until(moment, batch=trial.random.randint(1, 8))
-        if moment is before_commit:
-            trial.to_postgres.heal()  # the COMMIT is on its way when the server dies
-        server = trial.database.server
-        assert server.process
-        processes.stop(server.process, signal.SIGQUIT)
-        assert postgres.start(server)
-        trial.to_postgres.heal()
-        trial.wait_for("the loader has noticed", lambda: "PostgreSQL failed, trying again" in loader.output)
-        trial.wait_until_loaded()
-
-    return fault
+    trial.send()
+    loader = trial.load_until(moment, batch=trial.random.randint(1, 8))
+    if moment is before_commit:
+        trial.to_postgres.heal()  # the COMMIT is on its way when the server dies
+    server = trial.database.server
+    assert server.process
+    processes.stop(server.process, signal.SIGQUIT)
+    assert postgres.start(server)
+    trial.to_postgres.heal()
+    trial.wait_for("the loader has noticed", lambda: "PostgreSQL failed, trying again" in loader.output)
+    trial.wait_until_loaded()
 
 
 def a_statement_is_cancelled_mid_copy(trial: Trial) -> None:
@@ -198,11 +175,19 @@ def more_comes_than_may_be_held(trial: Trial) -> None:
 def the_disk_is_full(trial: Trial) -> None:
     """Staging is in a small tablespace; nothing is deleted while it is full, and it goes on when there is room again."""
     partition, tablespace = f"staging.raw_logins_{time.strftime('%Y%m%d', time.gmtime())}", f"small_{trial.database.name}"
-    with small_disk(trial) as disk, trial.database.connect() as connection:
+    disk, filler = trial.directory / "disk", trial.directory / "disk" / "filler"
+    disk.mkdir()
+    mount = ["/usr/bin/mount", "-t", "tmpfs", "-o", f"size={'24m' if FULL else '8m'}", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"mounting a small file system takes root: {mounted.stderr.strip()}")
+    with contextlib.ExitStack() as stack:
+        stack.callback(subprocess.run, ["/usr/bin/umount", "--lazy", str(disk)], check=True)
+        processes.own_by_unprivileged(disk)
+        connection = stack.enter_context(trial.database.connect())
         connection.execute("select staging.ensure_partitions(array[current_date])")
         connection.execute(f"create tablespace {tablespace} location '{disk}'".encode())
         connection.execute(f"alter table {partition} set tablespace {tablespace}".encode())
-        filler = disk / "filler"
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
         filler.write_bytes(bytes(free - 400_000 if FULL else free - 100_000))
         trial.send()
@@ -217,21 +202,6 @@ def the_disk_is_full(trial: Trial) -> None:
         connection.execute(f"drop tablespace {tablespace}".encode())
 
 
-@contextlib.contextmanager
-def small_disk(trial: Trial) -> Iterator[Path]:
-    disk = trial.directory / "disk"
-    disk.mkdir()
-    mount = ["/usr/bin/mount", "-t", "tmpfs", "-o", f"size={'24m' if FULL else '8m'}", "tmpfs", str(disk)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"mounting a small file system takes root: {mounted.stderr.strip()}")
-    processes.own_by_unprivileged(disk)
-    try:
-        yield disk
-    finally:
-        subprocess.run(["/usr/bin/umount", "--lazy", str(disk)], check=True)
-
-
 # ── what networks do to connections, on each leg in turn ─────────────────────────────────────────────────────────────
 
 # What the proxy counts when it has happened, and what makes it happen.
@@ -243,53 +213,46 @@ TROUBLES: dict[str, tuple[str, Callable[[Proxy, Direction], None]]] = {
 }
 
 
-def network(side: str, trouble: str) -> Fault:
-    def fault(trial: Trial) -> None:
-        happened, make_trouble = TROUBLES[trouble]
-        proxy = trial.to_postgres if side == "PostgreSQL" else trial.to_sqs
+def network(trial: Trial, side: str, trouble: str) -> None:
+    happened, make_trouble = TROUBLES[trouble]
+    proxy = trial.to_postgres if side == "PostgreSQL" else trial.to_sqs
 
-        def has_noticed() -> bool:
-            # A reset of an idle connection to SQS is no trouble: it takes another one.
-            has_reconnected = trouble != "stalls" and proxy.counts["connections"] > before["connections"]
-            return has_reconnected or loader.output.count("trying again") > troubles
+    def has_noticed() -> bool:
+        # A reset of an idle connection to SQS is no trouble: it takes another one.
+        has_reconnected = trouble != "stalls" and proxy.counts["connections"] > before["connections"]
+        return has_reconnected or loader.output.count("trying again") > troubles
 
-        trial.stub.control(round_trip=0.02)
-        # A drain, for that does not leave a reply 20 s to come; it goes on for as long as there are messages.
-        seconds, visibility = (30, 30) if trouble == "delays" else (1, 2)  # messages whose reply got lost are hidden for so long
-        loader = trial.start("drain", LOADER_TIMEOUT_SECONDS=seconds, LOADER_VISIBILITY_SECONDS=visibility, LOADER_RECEIVERS=4)
-        for direction in DIRECTIONS:
-            landed = trial.landed()
-            trial.send(IDS // 2)
-            trial.wait_for("it loads", lambda: trial.landed() > landed)  # noqa: B023  # called here
-            before, troubles = proxy.counts.copy(), loader.output.count("trying again")
-            make_trouble(proxy, direction)
-            enough = before[happened] + (5 if trouble == "delays" else 1)
-            trial.wait_for(happened, lambda: proxy.counts[happened] >= enough)  # noqa: B023  # called here
-            if trouble != "delays":
-                trial.wait_for("the loader has noticed", has_noticed)
-            if trouble != "is half open":
-                proxy.heal()
-            trial.proof[direction] = proxy.counts[happened] - before[happened]
-        trial.wait_until_loaded()
-
-    return fault
+    trial.stub.control(round_trip=0.02)
+    # A drain, for that does not leave a reply 20 s to come; it goes on for as long as there are messages.
+    seconds, visibility = (30, 30) if trouble == "delays" else (1, 2)  # messages whose reply got lost are hidden for so long
+    loader = trial.start("drain", LOADER_TIMEOUT_SECONDS=seconds, LOADER_VISIBILITY_SECONDS=visibility, LOADER_RECEIVERS=4)
+    for direction in DIRECTIONS:
+        landed = trial.landed()
+        trial.send(IDS // 2)
+        trial.wait_for("it loads", lambda: trial.landed() > landed)  # noqa: B023  # called here
+        before, troubles = proxy.counts.copy(), loader.output.count("trying again")
+        make_trouble(proxy, direction)
+        enough = before[happened] + (5 if trouble == "delays" else 1)
+        trial.wait_for(happened, lambda: proxy.counts[happened] >= enough)  # noqa: B023  # called here
+        if trouble != "delays":
+            trial.wait_for("the loader has noticed", has_noticed)
+        if trouble != "is half open":
+            proxy.heal()
+        trial.proof[direction] = proxy.counts[happened] - before[happened]
+    trial.wait_until_loaded()
 
 
 # ── SQS refuses, forgets, repeats itself, disagrees about the time ───────────────────────────────────────────────────
 
 
-def sqs_misbehaves(proof: str, **behaviour: float) -> Fault:
+def sqs_misbehaves(trial: Trial, proof: str, **behaviour: float) -> None:
     """*proof* is what the stub calls the fault when it has happened. Calls are repeated: no message has to come again."""
-
-    def fault(trial: Trial) -> None:
-        trial.stub.control(**behaviour)
-        trial.send()
-        trial.start()
-        trial.wait_for_stub(proof)
-        trial.wait_until_loaded()
-        assert trial.stub.stats().get("expired", 0) == 0
-
-    return fault
+    trial.stub.control(**behaviour)
+    trial.send()
+    trial.start()
+    trial.wait_for_stub(proof)
+    trial.wait_until_loaded()
+    assert trial.stub.stats().get("expired", 0) == 0
 
 
 def the_same_message_comes_again(trial: Trial) -> None:
@@ -297,7 +260,7 @@ def the_same_message_comes_again(trial: Trial) -> None:
     trial.stub.control(duplicate_rate=0.2, redeliver_rate=0.1)
     now = dt.datetime.now(dt.UTC)
     for days in (0, 1, 3):
-        trial.send(IDS // 3 + 1, milliseconds(now - days * DAY))
+        trial.send(IDS // 3 + 1, now - dt.timedelta(days=days))
     trial.kill(trial.load_until(after_commit, batch=5))
     assert trial.landed()
     trial.start(clock_hours=24)
@@ -308,27 +271,19 @@ def the_same_message_comes_again(trial: Trial) -> None:
     trial.stub.control(duplicate_rate=0, redeliver_rate=0)
 
 
-def the_clock_is_off(hours: int) -> Fault:
+def the_clock_is_off(trial: Trial, hours: int) -> None:
     """The loader's, for which SQS refuses its signatures; what lands has the queue's time, on both sides of a midnight."""
-
-    def fault(trial: Trial) -> None:
-        midnight = dt.datetime.now(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        sent_at = {midnight - dt.timedelta(minutes=30), midnight + dt.timedelta(minutes=30)}
-        trial.stub.control(checks_time=True)
-        for one in sent_at:
-            trial.send(IDS // 2, milliseconds(one))
-        trial.start(clock_hours=hours)
-        trial.wait_for_stub("refused for their time")
-        trial.wait_for_stub("signed in time")
-        trial.wait_until_loaded()
-        landed = set(trial.database.rows("select distinct sent_at, tableoid::regclass::text from staging.raw_logins"))
-        assert landed == {(one, f"staging.raw_logins_{one:%Y%m%d}") for one in sent_at}
-
-    return fault
-
-
-def milliseconds(at: dt.datetime) -> int:
-    return int(at.timestamp() * 1000)
+    midnight = dt.datetime.now(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    sent_at = {midnight - dt.timedelta(minutes=30), midnight + dt.timedelta(minutes=30)}
+    trial.stub.control(checks_time=True)
+    for one in sent_at:
+        trial.send(IDS // 2, one)
+    trial.start(clock_hours=hours)
+    trial.wait_for_stub("refused for their time")
+    trial.wait_for_stub("signed in time")
+    trial.wait_until_loaded()
+    landed = set(trial.database.rows("select distinct sent_at, tableoid::regclass::text from staging.raw_logins"))
+    assert landed == {(one, f"staging.raw_logins_{one:%Y%m%d}") for one in sent_at}
 
 
 def dead_letters_are_redriven(trial: Trial) -> None:
@@ -349,10 +304,10 @@ def dead_letters_are_redriven(trial: Trial) -> None:
 
 
 KILLS: dict[str, Fault] = {
-    "killed after receive": killed_at(before_copy),
-    "killed mid-COPY": killed_at(mid_copy),
-    "killed before commit": killed_at(before_commit),
-    "killed between commit and delete": killed_at(after_commit),
+    "killed after receive": partial(killed, moment=before_copy),
+    "killed mid-COPY": partial(killed, moment=mid_copy),
+    "killed before commit": partial(killed, moment=before_commit),
+    "killed between commit and delete": partial(killed, moment=after_commit),
     "killed mid-delete": killed_mid_delete,
 }
 STOPS: dict[str, Fault] = {
@@ -361,27 +316,31 @@ STOPS: dict[str, Fault] = {
     "four loaders come and go": four_loaders_come_and_go,
 }
 OTHERS: dict[str, Fault] = {
-    "PostgreSQL crashes mid-COPY": postgres_crashes_at(mid_copy),
-    "PostgreSQL crashes during COMMIT": postgres_crashes_at(before_commit),
+    "PostgreSQL crashes mid-COPY": partial(postgres_crashes, moment=mid_copy),
+    "PostgreSQL crashes during COMMIT": partial(postgres_crashes, moment=before_commit),
     "a statement is cancelled mid-COPY": a_statement_is_cancelled_mid_copy,
     "backends are terminated": backends_are_terminated,
     "a commit outlasts the visibility time-out": a_commit_outlasts_the_visibility_timeout,
     "more comes than may be held": more_comes_than_may_be_held,
     "the disk is full": the_disk_is_full,
-    **{f"the network to {side} {trouble}": network(side, trouble) for side in ("PostgreSQL", "SQS") for trouble in TROUBLES},
-    "the answers to deletes get lost": sqs_misbehaves("answers lost", lose_answer_rate=0.2),
-    "single deletes fail": sqs_misbehaves("failed entries", entry_failure_rate=0.1),
-    "SQS answers 500": sqs_misbehaves("errors", error_rate=0.1),
-    "SQS throttles": sqs_misbehaves("throttled", throttle_rate=0.1),
+    **{
+        f"the network to {side} {trouble}": partial(network, side=side, trouble=trouble)
+        for side in ("PostgreSQL", "SQS")
+        for trouble in TROUBLES
+    },
+    "the answers to deletes get lost": partial(sqs_misbehaves, proof="answers lost", lose_answer_rate=0.2),
+    "single deletes fail": partial(sqs_misbehaves, proof="failed entries", entry_failure_rate=0.1),
+    "SQS answers 500": partial(sqs_misbehaves, proof="errors", error_rate=0.1),
+    "SQS throttles": partial(sqs_misbehaves, proof="throttled", throttle_rate=0.1),
     # After each refusal one receiver asks alone, so a higher rate takes long and shows no more.
-    "too many messages are in flight": sqs_misbehaves("over limit", over_limit_rate=0.1),
+    "too many messages are in flight": partial(sqs_misbehaves, proof="over limit", over_limit_rate=0.1),
     "the same message comes again": the_same_message_comes_again,
-    "the clock is an hour fast": the_clock_is_off(1),
-    "the clock is an hour slow": the_clock_is_off(-1),
+    "the clock is an hour fast": partial(the_clock_is_off, hours=1),
+    "the clock is an hour slow": partial(the_clock_is_off, hours=-1),
     "dead letters are redriven": dead_letters_are_redriven,
 }
 TRIALS = [
-    *(pytest.param(fault, seed, id=f"{name}-{seed}") for name, fault in KILLS.items() for seed in SEEDS),
+    *(pytest.param(fault, seed, id=f"{name}-{seed}") for name, fault in KILLS.items() for seed in range(20 if FULL else 1)),
     *(pytest.param(fault, 0, id=name) for name, fault in STOPS.items()),
     *(pytest.param(fault, 0, id=name, marks=pytest.mark.slow) for name, fault in OTHERS.items()),
 ]

@@ -5,6 +5,7 @@ FAULTS=full (`make test-faults`): 20,000 messages, and 20 seeds for each kill. O
 
 import contextlib
 import dataclasses
+import datetime as dt
 import os
 import random
 import signal
@@ -26,7 +27,6 @@ from tests.support import DATABASE_FILES, Database, Running
 
 FULL = os.environ.get("FAULTS") == "full"
 IDS = 20_000 if FULL else 2_000
-SEEDS = range(20 if FULL else 1)
 BATCH = IDS // 10
 WAIT_SECONDS = 60
 MIGRATED, PASSWORD = "migrated", "made-up"
@@ -54,8 +54,8 @@ class Trial:
     def __post_init__(self) -> None:
         self.random = random.Random(0)  # noqa: S311  # the same moments in every run
 
-    def send(self, messages: int = IDS, sent_ms: int | None = None) -> None:
-        self.stub.preload(messages, sent_ms)
+    def send(self, messages: int = IDS, sent_at: dt.datetime | None = None) -> None:
+        self.stub.preload(messages, int(sent_at.timestamp() * 1000) if sent_at else None)
         self.sent += messages
 
     def start(self, command: str = "follow", clock_hours: float = 0, **settings: float) -> Running:

@@ -16,7 +16,6 @@ from loader.sqs import Message
 from tests.support import Database
 
 SENT_MS = 1_790_000_000_123
-DAY_MS = 86_400_000
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def test_the_first_landing_of_a_message_wins_and_others_are_counted(database: Da
 
 
 def test_a_batch_of_many_days_lands_whole_and_again_where_a_partition_was_dropped(database: Database, settings: LoaderSettings) -> None:
-    days = [message(f"m{day}", sent_ms=SENT_MS + day * DAY_MS) for day in range(40)]
+    days = [message(f"m{day}", sent_ms=SENT_MS + day * 86_400_000) for day in range(40)]
     assert land(settings, days) == [40]
     with database.connect() as connection:
         connection.execute(f"drop table {database.value('select min(tableoid::regclass::text) from staging.raw_logins')}".encode())

@@ -38,7 +38,6 @@ BY_HAND = [
     "alter table staging.raw_logins disable row level security",
     "alter table masking.keys disable row level security",
     "alter table recovery.audit disable trigger refuse_change",
-    "grant usage on schema staging, masking to analyst",
     "grant select on staging.raw_logins, masking.keys to public",
     "grant usage on schema staging to another with grant option",
     "grant select (body) on staging.raw_logins to another with grant option",

@@ -31,9 +31,6 @@ class Case:
     database: Database
     stack: contextlib.ExitStack
 
-    def silent(self) -> str:
-        return self.stack.enter_context(silent())
-
     def another_database(self, name: str, options: str = "") -> str:
         admin = self.stack.enter_context(self.database.server.connect())
         admin.execute(f"create database {name} {options}".encode())
@@ -66,7 +63,7 @@ WRONG: dict[str, tuple[Callable[[Case], Environment], int, tuple[str, ...]]] = {
         ("cannot be reached",),
     ),
     "no PostgreSQL": (lambda _: {"PGPORT": "1"}, EX_UNAVAILABLE, ("Connection refused", "PGHOST")),
-    "a server that does not answer": (lambda case: {"PGPORT": case.silent()} | IMPATIENT, EX_UNAVAILABLE, ("PGHOST",)),
+    "a server that does not answer": (lambda case: {"PGPORT": case.stack.enter_context(silent())} | IMPATIENT, EX_UNAVAILABLE, ("PGHOST",)),
     "a wrong password": (lambda _: {"LOADER_PASSWORD": "wrong-and-secret"}, EX_NOPERM, WRONG_PASSWORD),
     "a wrong password: follow": (lambda _: {"LOADER_PASSWORD": "wrong-and-secret", "LOADER_HTTP_PORT": "0"}, EX_NOPERM, WRONG_PASSWORD),
     "no database": (lambda _: {"PGDATABASE": "nowhere"}, EX_NOPERM, NO_DATABASE),
@@ -74,7 +71,11 @@ WRONG: dict[str, tuple[Callable[[Case], Environment], int, tuple[str, ...]]] = {
     "a database without its tables": (lambda case: {"PGDATABASE": case.another_database("without_tables")}, EX_CONFIG, (MIGRATE,)),
     "a database in another encoding": (lambda case: {"PGDATABASE": case.another_database("latin1", LATIN1)}, EX_CONFIG, ("is in LATIN1",)),
     "a role that may not insert": (Case.may_not_insert, EX_NOPERM, ("permission denied",)),
-    "a taken HTTP port: follow": (lambda case: {"LOADER_HTTP_PORT": case.silent()}, EX_CONFIG, ("LOADER_HTTP_PORT: cannot listen",)),
+    "a taken HTTP port: follow": (
+        lambda case: {"LOADER_HTTP_PORT": case.stack.enter_context(silent())},
+        EX_CONFIG,
+        ("LOADER_HTTP_PORT: cannot listen",),
+    ),
 }
 
 

@@ -23,7 +23,6 @@ from tests.support import environment as environment_of
 pytestmark = pytest.mark.slow
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "a-made-up-secret"}
-CLEARTEXT_PASSWORD = struct.pack("!cii", b"R", 8, 3)
 # Each program, by the user that it connects as.
 COMMANDS = {
     "postgres": ["loader", "migrate"],
@@ -36,8 +35,9 @@ COMMANDS = {
 class Rds(TlsProxy):
     """Asks for a password in clear text, as RDS does within TLS, and lets in whom a token is for, once."""
 
-    def __init__(self, target_port: int, certificate: trustme.LeafCert) -> None:
-        super().__init__(target_port, certificate)
+    def __init__(self, target_port: int, authority: trustme.CA) -> None:
+        super().__init__(target_port, authority.issue_cert("localhost"))
+        self.authority = authority
         self.tokens: list[tuple[str, str]] = []  # each with its user
         self.refuses = False
 
@@ -48,7 +48,7 @@ class Rds(TlsProxy):
         startup = await reader.readexactly(int.from_bytes(length) - 4)
         words = startup[4:].decode().split("\0")
         user = dict(zip(words[::2], words[1::2], strict=False))["user"]
-        writer.write(CLEARTEXT_PASSWORD)
+        writer.write(struct.pack("!cii", b"R", 8, 3))
         _, password_length = struct.unpack("!ci", await reader.readexactly(5))
         token = (await reader.readexactly(password_length - 4)).rstrip(b"\0").decode()
         is_right = token.startswith(f"localhost:{self.port}/?Action=connect&DBUser={user}&") and "X-Amz-Signature=" in token
@@ -73,14 +73,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         yield Database(server, "postgres", {})
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 @pytest.fixture
-def rds(server: Database, authority: trustme.CA) -> Iterator[Rds]:
-    with forwarding(Rds(server.server.port, authority.issue_cert("localhost"))) as proxy:
+def rds(server: Database) -> Iterator[Rds]:
+    with forwarding(Rds(server.server.port, trustme.CA())) as proxy:
         yield proxy
 
 
@@ -92,23 +87,20 @@ def stranger(server: Database) -> Iterator[TlsProxy]:
 
 
 @pytest.fixture
-def environment(server: Database, rds: Rds, authority: trustme.CA, queue: Queue, tmp_path: Path) -> Environment:
+def environment(server: Database, rds: Rds, queue: Queue, tmp_path: Path) -> Environment:
     """Variables for commands that have no password."""
-    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
-    known = {name: value for name, value in environment_of(server, queue, tmp_path).items() if not name.endswith("_PASSWORD")}
-    return (
-        known
-        | KEYS
-        | {
-            "PGHOST": "localhost",
-            "PGPORT": str(rds.port),
-            "PGSSLMODE": "verify-full",
-            "PGSSLROOTCERT": str(tmp_path / "authority.pem"),
-            "RDS_IAM_AUTH": "true",
-            "LOADER_HTTP_PORT": "0",
-            "PWD": str(tmp_path),
-        }
-    )
+    rds.authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    variables = environment_of(server, queue, tmp_path) | {
+        **KEYS,
+        "PGHOST": "localhost",
+        "PGPORT": str(rds.port),
+        "PGSSLMODE": "verify-full",
+        "PGSSLROOTCERT": str(tmp_path / "authority.pem"),
+        "RDS_IAM_AUTH": "true",
+        "LOADER_HTTP_PORT": "0",
+        "PWD": str(tmp_path),
+    }
+    return {name: value for name, value in variables.items() if not name.endswith("_PASSWORD")}
 
 
 def execute(environment: Environment, *words: str) -> subprocess.CompletedProcess[str]:
@@ -210,6 +202,7 @@ def test_a_loader_that_connects_anew_has_a_new_token_and_lands_nothing_on_anothe
         known, rds.context = rds.context, stranger.context
         withheld.rename(given)
         assert wait_until(lambda: "certificate verify failed" in follow.output, 60)
+        assert server.value(count) == before + 1
         rds.context = known
         wait_until_landed(2)
         assert follow.end() == os.EX_OK

@@ -105,13 +105,16 @@ def http(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
     return "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "")).encode() + body
 
 
+def skewed(date: str) -> bytes:
+    return http(b'{"__type": "InvalidSignatureException"}', "403 Forbidden", f"Date: {date}")
+
+
 GOOD, ANSWER = http(b'{"good": true}'), {"good": True}
 IDLE = http(b"", "408 Request Timeout", "Connection: close")
-SKEWED, DATES = (
-    "InvalidSignatureException",
-    {formatdate(0, usegmt=True): True, "yesterday": False, "Thu, 99 Foo 20266 00:00:00 GMT": False, "": False},
-)
 EXPIRED = http(b'{"__type": "com.amazon.coral.service#ExpiredTokenException"}', "403 Forbidden")
+NO_OBJECTS = (b"null", b"[]", b"7", b'"text"', b"<html>", b"{", b"[" * 100_000, b"\xff")
+NO_ERRORS = (b"null", b"[]", b'{"__type": null}', b"<html>")
+NO_DATES = ("yesterday", "Thu, 99 Foo 20266 00:00:00 GMT", "")
 # By name, what a server answers to one request after the other, and what comes of the calls.
 ANSWERS: dict[str, tuple[list[bytes], list[Any]]] = {
     "in chunks": ([b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"goo\r\n9\r\nd": true}\r\n0\r\n\r\n'], [ANSWER] * 2),
@@ -125,21 +128,10 @@ ANSWERS: dict[str, tuple[list[bytes], list[Any]]] = {
     "a whole second answer": ([GOOD, GOOD + http(b"{}"), GOOD], [ANSWER] * 4),
     "cut off in its head": ([Closing(GOOD[:20]), GOOD], ["Unreachable", ANSWER]),
     "cut off in its body": ([Closing(GOOD[:50]), GOOD], ["Unreachable", ANSWER]),
-    **{
-        f"no JSON object: {body[:9]!r}": ([http(body)], ["InvalidAnswer"])
-        for body in (b"null", b"[]", b"7", b'"text"', b"<html>", b"{", b"[" * 100_000, b"\xff")
-    },
-    **{
-        f"an error without a code: {body!r}": ([http(body, "503 Slow Down")], ["HTTP 503"])
-        for body in (b"null", b"[]", b'{"__type": null}', b"<html>")
-    },
-    **{
-        f"a clock that is wrong by the date {date!r}": (
-            [http(f'{{"__type": "{SKEWED}"}}'.encode(), "403 Forbidden", f"Date: {date}"), GOOD],
-            [ANSWER if is_date else SKEWED],
-        )
-        for date, is_date in DATES.items()
-    },
+    **{f"no JSON object: {body[:9]!r}": ([http(body)], ["InvalidAnswer"]) for body in NO_OBJECTS},
+    **{f"an error without a code: {body!r}": ([http(body, "503 Slow Down")], ["HTTP 503"]) for body in NO_ERRORS},
+    "a clock that is wrong by its date": ([skewed(formatdate(0, usegmt=True)), GOOD], [ANSWER]),
+    **{f"a clock that is wrong by {date!r}": ([skewed(date), GOOD], ["InvalidSignatureException"]) for date in NO_DATES},
 }
 
 
