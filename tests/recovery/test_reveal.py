@@ -18,7 +18,7 @@ def test_a_reveal_gives_every_spelling_that_was_sent_and_nothing_else(
     rows = masked.rows("select message_id, masked_ip, masked_device_id, masked_network from marts.user_logins")
     spelled = {(ip, sent[message_id].event["ip"]) for message_id, ip, _, _ in rows}
     spelled |= {(device, sent[message_id].event["device_id"]) for message_id, _, device, _ in rows}
-    assert len(spelled) > 500
+    assert len(spelled) > 300
     assert len({token for token, _ in spelled}) < len(spelled)
 
     assert masked.reveal(*{token for token, _ in spelled}) == spelled

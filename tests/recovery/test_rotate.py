@@ -37,7 +37,7 @@ def test_tokens_of_all_but_expired_values_change_one_to_one_for_everybody(masked
     kept = {was for was, now in pairs if was == now}
     assert kept == {*expired, *(row[0] for row in before)}
     changed = {pair for pair in pairs if pair[0] not in kept}
-    assert len(changed) == len({was for was, _ in changed}) == len({now for _, now in changed}) > 500
+    assert len(changed) == len({was for was, _ in changed}) == len({now for _, now in changed}) > 300
     assert all(was.startswith("v1:") and now.startswith("v2:") and was[3:] != now[3:] for was, now in changed)
     # an expired value that another, retained message still has moves along with it: it is one person to analysts, before and after
     rotated = masked.tokens(new)
