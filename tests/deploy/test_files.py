@@ -118,7 +118,7 @@ def test_kedas_operator_may_ask_for_the_queues_depth_by_a_policy_of_its_own_and_
     assert f":policy/{scaling['ManagedPolicyName']}\n" in (ROOT / "deploy" / "aws" / "README.md").read_text()
     (trigger,) = (each for each in yaml.safe_load_all((KUBERNETES / "scaling.yaml").read_text()) if each["kind"] == "TriggerAuthentication")
     # no identityOwner: not the loader's role, which its operator would have to be trusted with
-    assert trigger["spec"] == {"podIdentity": {"provider": "aws"}}
+    assert trigger["spec"]["podIdentity"] == {"provider": "aws"}
 
 
 @pytest.mark.parametrize(("task", "user"), [("Loader", "loader"), ("Dbt", "transformer"), ("Expire", "privacy_officer")])
@@ -275,10 +275,12 @@ def apply(directory: Path, *arguments: str, complete_at_wait: int = 1, failed: s
 def test_a_cluster_gets_the_image_by_its_digest_after_the_old_migration_is_gone(tmp_path: Path) -> None:
     ran, told = apply(tmp_path, "aws", IMAGE)
     assert ran.returncode == 0, ran.stderr
-    kustomize, delete, put, *resources, wait, views, rollout = told.splitlines()
-    assert (kustomize, put) == ("kustomize build", "kubectl apply --filename -")
+    migrating, _, after = told.partition(" wait --for=condition=complete")
+    kustomize, delete, put, *resources, _ = migrating.splitlines()
+    assert (kustomize, put) == ("kustomize build", "kubectl apply --filename - --selector !after-migration")
     assert "delete job migrate --ignore-not-found" in delete
-    assert "wait --for=condition=complete" in wait
+    _, put, *_, views, rollout = after.splitlines()
+    assert put == "kubectl apply --filename -"
     assert "create job --from=cronjob/dbt-test" in views
     assert "rollout status" in rollout
     assert yaml.safe_load("\n".join(resources))["images"] == [
@@ -299,7 +301,7 @@ def test_a_migration_that_failed_is_not_waited_for(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert ran.stderr == "the migration failed; its log says why: kubectl --namespace user-logins logs job/migrate\n"
     assert told.count(" wait ") == 1
-    assert "create job" not in told
+    assert "kubectl apply --filename -\n" not in told
     assert "rollout status" not in told
 
 
