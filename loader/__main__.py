@@ -18,7 +18,7 @@ from loader import settings as environment
 from loader.errors import LoaderError, first_line, refused, unavailable, unfinished
 from loader.landing import Landing
 from loader.login import password_for, refusal, token_for
-from loader.migrate import TABLES, MigrationError, migrate
+from loader.migrate import TABLES, MigrationError, let_in_by_iam, migrate
 from loader.pipeline import Pipeline
 from loader.report import Report, serve, start_log
 from loader.settings import LoaderSettings, MigrateSettings
@@ -51,8 +51,8 @@ def migrate_command() -> None:
     """Create or update roles, schemas, tables and functions from database/.
 
     Connects as ADMIN_USER with ADMIN_PASSWORD, and gives each login role the password of its variable (LOADER_PASSWORD,
-    TRANSFORMER_PASSWORD, ANALYST_PASSWORD and so on), where that is set. Running it again leaves the data as they are, takes back what
-    was granted by hand, and sets the passwords again.
+    TRANSFORMER_PASSWORD, ANALYST_PASSWORD and so on), where that is set; with RDS_IAM_AUTH, the others log in by IAM. Running it again
+    leaves the data as they are, takes back what was granted by hand, and sets the passwords again.
     """
     settings = environment.read(MigrateSettings)
     user = settings.admin_user or settings.pguser
@@ -64,6 +64,8 @@ def migrate_command() -> None:
     with connection:
         try:
             applied = migrate(connection, DATABASE, settings.role_passwords)
+            if environment.read(environment.TokenSettings).rds_iam_auth:
+                let_in_by_iam(connection, [role for role in environment.LOGIN_ROLES if role not in settings.role_passwords])
         except MigrationError as error:
             raise LoaderError(str(error), os.EX_SOFTWARE) from None
         except psycopg.errors.InsufficientPrivilege as error:
