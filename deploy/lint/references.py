@@ -39,7 +39,7 @@ def of_a_pod(name: str, pod: Resource, resources: dict[tuple[str, str], Resource
     yield from (f"{name} names {kind} {missing}, and there is none" for kind, missing in needed - resources.keys())
     if {each["name"] for each in container["volumeMounts"]} != {each["name"] for each in pod["volumes"]}:
         yield f"{name} mounts other volumes than it has"
-    if pod["nodeSelector"] != {"kubernetes.io/arch": "amd64"}:
+    if pod.get("nodeSelector") != {"kubernetes.io/arch": "amd64"}:
         yield f"{name} may land on a node that the image is not built for"
     if any(re.search("PASSWORD|SECRET", each["name"]) for each in container.get("env", [])):
         yield f"{name} has a secret in clear"
@@ -69,7 +69,8 @@ def of_the_scaling(scaled: Resource, authentication: Resource, settings: dict[st
     if scaled["scaleTargetRef"]["name"] != "loader" or trigger["authenticationRef"]["name"] != "loader":
         yield "KEDA must scale the Deployment loader with the TriggerAuthentication loader"
     read = {each["parameter"]: each["name"] for each in authentication["env"]}
-    if (read, trigger["metadata"].get("queueURLFromEnv")) != ({"awsRegion": "AWS_DEFAULT_REGION"}, "SQS_QUEUE_URL"):
+    read |= {"queueURL": trigger["metadata"].get("queueURLFromEnv")}
+    if read != {"awsRegion": "AWS_DEFAULT_REGION", "queueURL": "SQS_QUEUE_URL"} or "awsRegion" in trigger["metadata"]:
         yield "KEDA must take the region and the queue from the loader's variables"
     for name in ("PGHOST", "SQS_QUEUE_URL"):
         if "amazonaws" in settings[name] and f".{settings['AWS_DEFAULT_REGION']}." not in settings[name]:
