@@ -96,7 +96,7 @@ def problems(resources: list[Resource]) -> Iterator[str]:
         labels = resource["metadata"].get("labels", {})
         if resource["apiVersion"].startswith("monitoring.") and "release" not in labels:
             yield f"{resource['kind']} lacks the label that the operator selects"
-        if resource["kind"] in {"Deployment", "CronJob"} and "after-migration" not in labels:
+        if resource["kind"] in {"Deployment", "CronJob", "ScaledObject"} and "after-migration" not in labels:
             yield f"{resource['kind']} {resource['metadata']['name']} would start before the migration"
 
 
