@@ -17,10 +17,10 @@ from loader import aws
 from loader.errors import LoaderError, first_line, refused, unavailable, unfinished
 from loader.landing import Landing
 from loader.login import password_for, refusal, token_for
-from loader.migrate import TABLES, migrate
+from loader.migrate import TABLES, let_in_by_iam, migrate
 from loader.pipeline import Pipeline
 from loader.report import Report, serve
-from loader.settings import LOGIN_ROLES, LoaderSettings, MigrateSettings, read
+from loader.settings import LOGIN_ROLES, LoaderSettings, MigrateSettings, TokenSettings, read
 from loader.sqs import connect
 
 DATABASE = Path(__file__).resolve().parent.parent / "database"
@@ -50,8 +50,8 @@ def migrate_command() -> None:
     """Create or update roles, schemas, tables and functions from database/.
 
     Connects as ADMIN_USER with ADMIN_PASSWORD, and gives each login role the password of its variable (LOADER_PASSWORD,
-    TRANSFORMER_PASSWORD, ANALYST_PASSWORD and so on), where that is set. Running it again leaves the data as they are, takes back what
-    was granted by hand, and sets the passwords again.
+    TRANSFORMER_PASSWORD, ANALYST_PASSWORD and so on), where that is set; with RDS_IAM_AUTH, the others log in by IAM. Running it again
+    leaves the data as they are, takes back what was granted by hand, and sets the passwords again.
     """
     settings = read(MigrateSettings)
     passwords = {role: password for role in LOGIN_ROLES if (password := os.environ.get(f"{role.upper()}_PASSWORD"))}
@@ -64,6 +64,8 @@ def migrate_command() -> None:
     with connection:
         try:
             applied = migrate(connection, DATABASE, passwords)
+            if read(TokenSettings).rds_iam_auth:
+                let_in_by_iam(connection, [role for role in LOGIN_ROLES if role not in passwords])
         except psycopg.errors.InsufficientPrivilege as error:
             raise refused(f"{user} may not do this ({error.diag.message_primary}); set ADMIN_USER to an administrator") from None
         except psycopg.OperationalError as error:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,12 @@ def migrate(connection: Connection, directory: Path, passwords: Mapping[str, str
                 found = f"another transaction holds what migrate needs ({error.diag.message_primary})"
                 raise MigrationError(f"{found}; end it or try later; nothing was changed") from None
             time.sleep(PAUSE_SECONDS)
+
+
+def let_in_by_iam(connection: Connection, roles: Sequence[str]) -> None:
+    """On RDS, let *roles* log in with an IAM credential, and from then on with no password; elsewhere do nothing."""
+    if roles and connection.execute("select 1 from pg_roles where rolname = 'rds_iam'").fetchone():
+        connection.execute(sql.SQL("grant rds_iam to {}").format(sql.SQL(", ").join(map(sql.Identifier, roles))))
 
 
 def _migrate(connection: Connection, directory: Path, passwords: Mapping[str, str]) -> list[str]:

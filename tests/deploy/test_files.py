@@ -87,6 +87,15 @@ def test_the_schedules_run_dbts_selectors_and_check_daily_that_something_has_lan
     assert [path for path in SCHEDULES if not daily.search(path.read_text())] == []
 
 
+def test_kedas_operator_may_ask_for_the_queues_depth_by_a_policy_of_its_own_and_do_nothing_else() -> None:
+    scaling = yaml.load(TEMPLATE.read_text(), Template)["Resources"]["Scaling"]["Properties"]  # noqa: S506  a SafeLoader
+    assert scaling["PolicyDocument"]["Statement"] == [{"Effect": "Allow", "Action": "sqs:GetQueueAttributes", "Resource": "Logins.Arn"}]
+    assert f":policy/{scaling['ManagedPolicyName']}\n" in (ROOT / "deploy" / "aws" / "README.md").read_text()
+    (trigger,) = (each for each in yaml.safe_load_all((KUBERNETES / "scaling.yaml").read_text()) if each["kind"] == "TriggerAuthentication")
+    # no identityOwner: not the loader's role, which its operator would have to be trusted with
+    assert trigger["spec"]["podIdentity"] == {"provider": "aws"}
+
+
 @pytest.mark.parametrize(("task", "user"), [("Loader", "loader"), ("Dbt", "transformer"), ("Expire", "privacy_officer")])
 def test_on_aws_a_task_logs_in_by_its_own_role_and_has_no_password(task: str, user: str) -> None:
     properties = resources()[f"{task}Task"]["Properties"]
@@ -220,13 +229,14 @@ APPLY = KUBERNETES.parent / "apply"
 def test_a_cluster_gets_the_image_by_its_digest_after_the_old_migration_is_gone_and_its_own_is_waited_for(tmp_path: Path) -> None:
     ran, said = told(tmp_path, APPLY, "aws", IMAGE)
     assert ran.returncode == 0, ran.stderr
-    kustomize, delete, put, *applied, wait, failed, again, views, rollout = said.splitlines()
+    migrating, _, after = said.partition("kubectl --namespace user-logins wait --for=condition=complete")
+    kustomize, delete, put, *applied = migrating.splitlines()
     assert kustomize.startswith("kustomize build ")
-    assert put == "kubectl apply --filename -"
     assert "delete job migrate --ignore-not-found" in delete
-    assert "wait --for=condition=complete" in wait
-    assert "get job migrate" in failed
-    assert again == wait
+    assert put == "kubectl apply --filename - --selector !after-migration"
+    assert "get job migrate" in after.splitlines()[1]
+    assert [line for line in after.splitlines() if "apply" in line] == ["kubectl apply --filename -"]
+    *_, views, rollout = after.splitlines()
     assert "create job --from=cronjob/dbt-test" in views
     assert "rollout status" in rollout
     assert yaml.safe_load("\n".join(applied))["images"] == [
@@ -240,6 +250,7 @@ def test_a_migration_that_failed_is_not_waited_for(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert ran.stderr == "the migration failed; its log says why: kubectl --namespace user-logins logs job/migrate\n"
     assert "get job migrate" in said.splitlines()[-1]
+    assert "kubectl apply --filename -\n" not in said
 
 
 def test_a_cluster_is_not_touched_for_an_image_that_is_named_by_a_tag(tmp_path: Path) -> None:
