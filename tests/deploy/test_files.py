@@ -202,7 +202,7 @@ IMAGE = "registry.example/user-logins@sha256:" + 64 * "0"
 # A stand-in for each, which tells what it is told. A wait ends well the second time.
 PROGRAMS = ("kubectl", "kustomize", "aws")
 STAND_IN = """#!/bin/sh
-{ echo "${0##*/} $*"; case $* in *"apply --filename -") cat ;; esac; } >> "$TOLD"
+{ echo "${0##*/} $*"; case $* in *"apply --filename -"*) cat ;; esac; } >> "$TOLD"
 case "${0##*/} $*" in
 "kustomize build "*) cat "$2/kustomization.yaml" ;;
 *" run-task "*) echo arn:of-the-task ;;
