@@ -6,6 +6,10 @@
     that begin_judging() looked at, and no later ones.
 #}
 {% macro begin_judging() -%}
+    {%- if var('max_messages_per_run') | int < 1 -%}
+        {%- set found = var('max_messages_per_run') -%}
+        {%- do exceptions.raise_compiler_error('max_messages_per_run is ' ~ found ~ '; set it to a number from 1 on') -%}
+    {%- endif -%}
     {%- if target.name == 'production' -%}
         set transaction isolation level repeatable read;
         lock table only marts.rejected_logins in share update exclusive mode;

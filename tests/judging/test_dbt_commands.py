@@ -47,6 +47,8 @@ def test_a_bounded_run_takes_so_many_messages_and_the_next_runs_the_rest(warehou
     messages = {f"{kind}{number}": body for number in range(15) for kind, body in (("good", GOOD), ("bad", "oops"))}
     for message_id, body in messages.items():  # a run takes messages by their time: each has its own
         warehouse.land({message_id: body})
+    refused = warehouse.dbt("run", "--selector", "each_run", "--vars", '{"max_messages_per_run": 0}', code=1)
+    assert "max_messages_per_run is 0; set it to a number from 1 on" in refused
     left = [len(messages)]
     while left[-1] > 0:
         warehouse.dbt("run", "--selector", "each_run", "--vars", '{"max_messages_per_run": 10}')
