@@ -24,7 +24,7 @@ COPIES = 2  # mutants that are tried at once
 TIMEOUT_SECONDS = 1200
 UNSOUND = "which fails without a mutant too"
 HUNG = "the tests did not end"
-FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?)(?: - |$)", re.MULTILINE)
+FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)
 REASONS = Path(__file__).with_name("survivors.txt")
 KILLED = Path(__file__).with_name("killed.txt")  # what was broken, and the test that failed
 
@@ -250,7 +250,7 @@ def first_failure(tree: Path, tests: list[str]) -> str | None:
     if ran.returncode not in (0, 1):
         raise SystemExit(f"pytest did not run (exit code {ran.returncode}): {ran.stdout[-2000:]}{ran.stderr[-2000:]}")
     found = FAILED.search(ran.stdout)
-    return (found[1] if found else ran.stdout[-200:]) if ran.returncode else None
+    return found[1] if found else None
 
 
 def main() -> None:
@@ -263,6 +263,8 @@ def main() -> None:
     with ThreadPoolExecutor(COPIES) as pool:
         tried = {pool.submit(killer, mutant): mutant for mutant in chosen}
         for done in as_completed(tried):
+            if done.exception():
+                pool.shutdown(cancel_futures=True)
             name, test = tried[done].name, done.result()
             killers |= {name: test} if test else {}
             print("killed" if test else "LIVES ", f"{name}\n       {test or reasons.get(name, 'no reason is given')}", flush=True)
