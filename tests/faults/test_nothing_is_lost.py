@@ -80,8 +80,9 @@ def four_loaders_come_and_go(trial: Trial) -> None:
         loaders.pop(trial.random.randrange(4)).send(stop)
         trial.proof[stop.name] = turn
         loaders.append(trial.start(LOADER_RECEIVERS=2, LOADER_VISIBILITY_SECONDS=2))
-    for loader in loaders:
-        loader.send(signal.SIGTERM)
+    # also those that got their signal before they had learnt to take one
+    for loader in trial.loaders:
+        loader.process.terminate()
     for loader in trial.loaders:
         loader.wait()
 
