@@ -84,7 +84,7 @@ TESTS = {
     "recovery": [ERASE, WHOLE, EXPIRE, ROTATE],
     "staging.begin": [AGAIN, ERASE, WHOLE, AT_ONCE, COMMANDS],
     "staging.(ensure|raw|unjudged)": ["tests/integration/test_landing.py", "tests/attacks/test_catalog.py", EXPIRE],
-    "masking.apply|6_fields": [TOKENS, "tests/judging/test_fields.py", WHOLE, AT_ONCE],
+    "masking.apply|6_fields": [TOKENS, "tests/judging/test_fields.py", WHOLE, AT_ONCE, COMMANDS],
     "masking.(create_key|keys|hmac|token)": [TOKENS, KEYS],
     "masking|staging.event": ["tests/judging/test_fields.py", TOKENS, POISON],
     "macros/judging|models/marts": [AGAIN, DATA_TESTS, WHOLE, AT_ONCE],
