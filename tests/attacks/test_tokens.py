@@ -63,6 +63,8 @@ def test_a_value_is_masked_in_its_canonical_form_by_the_key_of_its_domain(masked
     }
     support.land(masked, [canaries.login(ip=ip, device_id=ip) for ip in forms])
     keys = {row[0]: row[1:] for row in masked.rows("select domain, inner_block, outer_block from masking.keys")}
+    # RFC 2104, section 2: one key under both pads
+    assert all(bytes(byte ^ 0x36 ^ 0x5C for byte in inner) == outer for inner, outer in keys.values())
 
     def token(domain: str, value: str | None) -> str | None:
         inner, outer = keys[domain]
