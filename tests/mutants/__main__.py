@@ -79,7 +79,7 @@ TESTS = {
     "1_roles|3_schemas|7_privileges": ["tests/access", "tests/integration/test_migrate.py"],
     "recovery.*reveal": [REVEAL, ATTACKS, WHOLE],
     "recovery.(audit|record|verify|refuse)": [AUDIT, WHOLE],
-    "recovery.(set_)?retention|recovery.expire|recovery.require_attached": [EXPIRE, AUDIT, WHOLE],
+    "recovery.(set_)?retention|recovery.expire": [EXPIRE, AUDIT, WHOLE],
     "recovery.(rotate|scrub)": [ROTATE, ERASE, WHOLE],
     "recovery": [ERASE, WHOLE, EXPIRE, ROTATE],
     "staging.begin": [AGAIN, ERASE, WHOLE, AT_ONCE, COMMANDS],
