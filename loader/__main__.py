@@ -71,7 +71,7 @@ def migrate_command() -> None:
         except psycopg.OperationalError as error:
             raise unavailable(f"{first_line(error)}; run it again, it changes all or nothing") from None
     tables = sum(name.startswith(TABLES) for name in applied)
-    click.echo(f"database/ applied: {len(applied)} files{f', {tables} of them new tables' if tables else '; the tables are as they were'}")
+    click.echo(f"database/ applied: {len(applied)} files{f', {tables} of them new tables' if tables else '; no table is new'}")
 
 
 @cli.command()

@@ -55,9 +55,10 @@ def refusal(error: psycopg.Error, variable: str, user_variable: str) -> LoaderEr
     """
     found, connection = first_line(error), error.pgconn
     if connection and connection.needs_password:
-        return wrong_setting(f"{variable} is not set; copy .env.example to .env or run make up")
+        return wrong_setting(f"{variable} is not set; set it, or run make up, which writes .env")
     if connection and connection.used_password:  # the server answered, and had us prove who we are
         if read(TokenSettings).rds_iam_auth:
             return refused(f"{found}; let this AWS identity rds-db:connect as this user, and grant rds_iam to the user")
-        return refused(f"{found}; check {variable}, {user_variable} and PGDATABASE, or run python -m loader migrate")
+        sets = "make up" if variable == "ADMIN_PASSWORD" else "python -m loader migrate"
+        return refused(f"{found}; check {variable}, {user_variable} and PGDATABASE, or run {sets}, which sets the password")
     return unavailable(f"{found}; start the server (the sandbox's: make up), or check PGHOST, PGPORT, PGSSLMODE and PGSSLROOTCERT")

@@ -126,7 +126,8 @@ def _apply(connection: Connection, name: str, statements: bytes) -> None:
         if isinstance(error, PASSING) and error.diag.schema_name in CATALOG:
             raise
         quotes_values = (error.sqlstate or "").startswith(("22", "23"))
-        reason = f"SQLSTATE {error.sqlstate}" if quotes_values else error.diag.message_primary or error
+        rule = f", constraint {error.diag.constraint_name}" if error.diag.constraint_name else ""
+        reason = f"SQLSTATE {error.sqlstate}{rule}" if quotes_values else error.diag.message_primary or error
         if isinstance(error, sqlstate.DependentObjectsStillExist) and error.diag.message_detail:
             reason = f"{reason} ({error.diag.message_detail})"
         raise MigrationError(f"database/{name} was refused: {reason}; nothing was changed") from error

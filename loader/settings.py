@@ -95,7 +95,8 @@ def read(kind: type[Kind], also_missing: Callable[[], list[str]] = list) -> Kind
             else:
                 wrong.append(f"{variable} is {each['input']!r}: {each['msg'].lower()}; see .env.example")
     if missing := missing + also_missing():
-        wrong.append(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set; copy .env.example to .env or run make up")
+        verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        wrong.append(f"{', '.join(missing)} {verb} not set; set {them}, or run make up, which writes .env")
     if wrong:
         raise wrong_setting("; ".join(wrong))
     return settings

@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import re
 import time
 from typing import Any
 
@@ -188,7 +189,7 @@ def audit_head() -> None:
 def verify_audit(anchor: str | None) -> None:
     """Recompute the audit's chain, and compare it with an anchor that audit-head printed earlier (privacy_officer)."""
     entry, _, seal = (anchor or "").partition(":")
-    if anchor and not (entry.isdecimal() and seal):
+    if anchor and not (entry.isdecimal() and re.fullmatch("[0-9a-f]{64}", seal)):
         raise RecoveryError("an anchor is ENTRY:SEAL, as audit-head printed it", os.EX_DATAERR)
     with connect("privacy_officer") as connection:
         entries, broken = call(connection, "select * from recovery.verify_audit(%s, %s)", (entry or None, seal or None))[0]

@@ -110,7 +110,7 @@ def required(environ: Mapping[str, str], name: str) -> str:
     """The value of *name*; SandboxError if it is missing or empty."""
     if value := environ.get(name):
         return value
-    raise SandboxError(f"{name} is not set; copy .env.example to .env or run make up", os.EX_CONFIG)
+    raise SandboxError(f"{name} is not set; set it, or run make up, which writes .env", os.EX_CONFIG)
 
 
 def write_dbt_profile(environ: Mapping[str, str]) -> None:

@@ -12,5 +12,7 @@ select * from analytics.shared_devices order by logins desc, masked_device_id li
 \echo 'analytics.daily_logins, the five most frequent rows'
 select * from analytics.daily_logins order by logins desc, create_date, dimension, dimension_value limit 5;
 \echo 'analytics.daily_reconciliation: where the messages are'
-select sum(landed) as landed, sum(masked) as masked, sum(rejected) as rejected, sum(waiting) as waiting, sum(lost) as lost
+select
+    sum(landed) as landed, sum(masked) as masked, sum(rejected) as rejected, sum(erased) as erased, sum(waiting) as waiting,
+    sum(lost) as lost
 from analytics.daily_reconciliation;

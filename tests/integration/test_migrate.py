@@ -192,7 +192,7 @@ VIOLATION = "insert into masking.fields select * from masking.fields;"
     ("name", "addition", "said"),
     [
         ("5_functions/staging.broken.sql", BROKEN, ' was refused: type "nonsense" does not exist; nothing was changed'),
-        ("6_fields.sql", VIOLATION, " was refused: SQLSTATE 23505; nothing was changed"),
+        ("6_fields.sql", VIOLATION, " was refused: SQLSTATE 23505, constraint fields_pkey; nothing was changed"),
         ("4_tables/03_staging.raw_logins.sql", "--", " was changed after it ran; put the change into a new file in database/4_tables"),
     ],
 )

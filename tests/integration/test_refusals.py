@@ -46,7 +46,7 @@ class Case:
 NO_DATABASE = 'database "nowhere" does not exist; ', "PGDATABASE"
 UNREACHABLE = "cannot be reached: Unreachable: 127.0.0.1:1: ", "AWS_ENDPOINT_URL"
 MIGRATE = "run python -m loader migrate"
-NO_PASSWORD = "LOADER_PASSWORD is not set; copy .env.example to .env"
+NO_PASSWORD = "LOADER_PASSWORD is not set; set it, or run make up"
 NO_QUEUE = "-not: QueueDoesNotExist: ", "; check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up"
 WRONG_PASSWORD = "password authentication failed", "check LOADER_PASSWORD"
 LATIN1 = "encoding 'LATIN1' locale_provider libc locale 'C' template template0"
@@ -101,7 +101,7 @@ def test_all_missing_variables_are_named_at_once(tmp_path: Path) -> None:
     assert code == EX_CONFIG
     assert line.startswith("LOADER_RECEIVERS is 'many': ")
     needed = "SQS_QUEUE_URL, PGHOST, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
-    assert line.endswith(f"{needed} are not set; copy .env.example to .env or run make up")
+    assert line.endswith(f"{needed} are not set; set them, or run make up, which writes .env")
     assert run(["python", "-m", "loader", "fly"], nothing).returncode == 2
 
 

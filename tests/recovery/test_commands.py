@@ -16,7 +16,7 @@ OFFICER = "PRIVACY_OFFICER_PASSWORD"
 @pytest.mark.parametrize(
     ("words", "variables", "exit_code", "said"),
     [
-        (["audit-head"], {OFFICER: ""}, os.EX_CONFIG, f"{OFFICER} is not set; copy .env.example to .env"),
+        (["audit-head"], {OFFICER: ""}, os.EX_CONFIG, f"{OFFICER} is not set; set it, or run make up"),
         (["audit-head"], {OFFICER: "wrong"}, os.EX_NOPERM, f"check {OFFICER}"),
         (
             ["audit-head"],
@@ -30,7 +30,8 @@ OFFICER = "PRIVACY_OFFICER_PASSWORD"
         (["request", "192.0.2.1", "--purpose", "fraud", "--legal-reference", "case 1"], {}, os.EX_NOPERM, "reveal refused"),
         (["retention", "13"], {}, os.EX_DATAERR, "retention is at least 14 days"),
         (["verify-audit", "head"], {}, os.EX_DATAERR, "an anchor is ENTRY:SEAL"),
-        (["verify-audit", "1:00"], {}, 1, "entry 1 of the audit is missing or was changed; 0 entries are there"),
+        (["verify-audit", "1:abc"], {}, os.EX_DATAERR, "an anchor is ENTRY:SEAL"),
+        (["verify-audit", f"1:{64 * '0'}"], {}, 1, "entry 1 of the audit is missing or was changed; 0 entries are there"),
         (["expire"], {"PGUSER": "pii_approver", "PGPASSWORD": "PII_APPROVER_PASSWORD"}, os.EX_NOPERM, "permission denied"),
     ],
 )

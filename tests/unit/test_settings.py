@@ -82,7 +82,7 @@ def test_a_missing_or_wrong_variable_is_named_with_what_was_found(variable: str,
     assert read(LoaderSettings).pghost == "127.0.0.1"
     os.environ.pop(variable, None)
     os.environ.update({variable: value} if value is not None else {})
-    said = f"is '{value}': .*; see .env.example" if value else "is not set; copy .env.example to .env or run make up"
+    said = f"is '{value}': .*; see .env.example" if value else "is not set; set it, or run make up, which writes .env"
     with pytest.raises(LoaderError, match=f"^{variable} {said}$") as caught:
         read(LoaderSettings)
     assert caught.value.exit_code == os.EX_CONFIG
