@@ -76,3 +76,7 @@ def leave_out(patterns: dict[str, str]) -> None:
         return await execute(cursor, text.encode(), *others, **more)
 
     mock.patch.object(psycopg.AsyncCursor, "execute", rewritten).start()
+
+
+if __name__ == "__main__":  # as the compose project's control
+    load("follow", ORDER, 0)
