@@ -46,7 +46,7 @@ class Endpoint(NamedTuple):
     def parse(cls, url: str, region: str) -> "Endpoint":
         """From http(s)://host[:port][/path]."""
         parts, default = urllib.parse.urlsplit(url), 443 if url.lower().startswith("https:") else 80
-        host, path = parts.netloc.lower().removesuffix(f":{default}"), parts.path or "/"
+        host, path = parts.netloc.rpartition("@")[2].lower().removesuffix(f":{default}"), parts.path or "/"
         return cls(parts.hostname or "", parts.port or default, host, path, urllib.parse.quote(normalize_url_path(path), safe="/~"), region)
 
 

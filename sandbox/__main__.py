@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,7 @@ def up() -> None:
     with _locked():
         settings.load_env_file(settings.ENV_EXAMPLE)
         wanted = settings.read_settings(os.environ)
-        if written := settings.complete_env_file(os.environ):
-            click.echo(f".env: wrote {', '.join(written)}")
+        _complete_env_file({name: value for name, value in os.environ.items() if name not in settings.ADDRESSES})
         settings.load_env_file()
         server = Postgres(STATE.absolute(), wanted.postgres_port, wanted.admin_user, os.environ["ADMIN_PASSWORD"])
         queues = Emulator(STATE.absolute(), wanted.emulator_port)
@@ -69,6 +68,7 @@ def up() -> None:
         url = emulator.create_queue(queues, wanted.queue_name)
         click.echo(f"database/ applied to {wanted.database}; queue {url}, dead letters after {emulator.MAX_RECEIVE_COUNT} receives")
         settings.write_dbt_profile(os.environ)
+        _complete_env_file(os.environ)  # its addresses, now that something answers there
 
 
 @main.command()
@@ -122,6 +122,11 @@ def show() -> None:
         psql(file.stem, ["--file", str(file)], os.environ)
     url = settings.required(os.environ, "SQS_QUEUE_URL")
     click.echo(f"queue: {depth(url)} messages, dead-letter queue: {depth(url + emulator.DEAD_LETTER_SUFFIX)} messages")
+
+
+def _complete_env_file(environ: Mapping[str, str]) -> None:
+    if written := settings.complete_env_file(environ):
+        click.echo(f".env: wrote {', '.join(written)}")
 
 
 def _stop() -> None:

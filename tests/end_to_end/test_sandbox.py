@@ -219,8 +219,9 @@ def test_down_leaves_a_stranger_with_a_recycled_pid_alone(up: Clone, sleeper: ps
 @pytest.mark.parametrize("variable", ["PGPORT", "AWS_ENDPOINT_URL"])
 def test_a_taken_port_is_named_with_the_variable_that_changes_it(clone: Clone, listener: int, variable: str) -> None:
     assert clone.make("down").returncode == 0
-    value = str(listener) if variable == "PGPORT" else f"http://127.0.0.1:{listener}"
+    value, before = str(listener) if variable == "PGPORT" else f"http://127.0.0.1:{listener}", clone.settings[variable]
     assert_one_line(sandbox(clone, "up", **{variable: value}), f"port {listener} is taken", variable)
+    assert clone.settings[variable] == before
 
 
 @pytest.mark.parametrize(
