@@ -21,14 +21,15 @@ NEW_ROWS = 10_000
 DAYS = 10
 INCREMENTAL = ("model.user_logins.user_logins", "model.user_logins.rejected_logins")
 
-# Users, addresses and devices that recur, as in life: in a million logins 300,000 users, 250,000 addresses, 400,000 devices.
+# Sent one after another on each of ten days. Users, addresses and devices recur, as in life: in a million logins 300,000 users,
+# 250,000 addresses, 400,000 devices.
 LAND = """
     with
 
     incoming as (
         select
             md5(number::text)::uuid::text as message_id,
-            now() - (number %% {days}) * interval '1 day' as sent_at,
+            now() - (number %% {days}) * interval '1 day' - (number %% 8640000) * interval '10 ms' as sent_at,
             format(
                 '{{"user_id": "%%s", "app_version": "%%s.%%s.%%s", "device_type": "android", '
                 '"ip": "10.%%s.%%s.%%s", "locale": "RU", "device_id": "%%s"}}',
@@ -155,21 +156,27 @@ def _bare_insert(connection: psycopg.Connection) -> float:
 
 @measure
 def masking(bench: Bench) -> list[Result]:
-    """A first `dbt run` over a million rows, and the least that one statement could do with them."""
-    first, bare = [], []
+    """A first `dbt run` over a million rows, one that finds nothing to do, and the least that one statement could do with the rows."""
+    first, idle, bare = [], [], []
     with _dbt(bench) as dbt, bench.connect() as connection:
         dbt.run("run")  # makes the views
         for _ in range(bench.runs):
             first.append(_first_run(connection, dbt))
+            idle.append(dbt.run("run"))
             bare.append(_bare_insert(connection))
+    runs = list(zip(first, idle, bare, strict=True))
     return [
         Result(
-            "a first dbt run over 1,000,000 rows ÷ one statement that parses and inserts, without judging, masking or dbt",
+            "a first dbt run over 1,000,000 rows, less one that finds nothing to do, ÷ one statement that parses and inserts them, "
+            "without judging, masking or dbt",
             "ratio",
-            [one / other for one, other in zip(first, bare, strict=True)],
+            [(one - nothing) / other for one, nothing, other in runs],
             at_most=2.0,
         ),
+        Result("the same with dbt's start and the views, which no number of rows changes", "ratio", [one / other for one, _, other in runs]),
         Result("a first dbt run over 1,000,000 rows", "s", first),
+        Result("a dbt run that finds nothing to do", "s", idle),
+        Result("that statement", "s", bare),
     ]
 
 

@@ -13,7 +13,7 @@ create table marts.user_logins (
     app_version_parts integer[],
     message_id text not null,
     sent_at timestamptz not null,
-    primary key (message_id, sent_at)
+    primary key (sent_at, message_id)
 ) partition by range (sent_at);
 
 -- ANALYZE would copy user ids into pg_statistic, where they outlive the erasure of a person.

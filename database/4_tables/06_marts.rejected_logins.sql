@@ -4,5 +4,5 @@ create table marts.rejected_logins (
     reasons text[] not null check (cardinality(reasons) > 0),
     sent_at timestamptz not null,
     landed_at timestamptz not null,
-    primary key (message_id, sent_at)
+    primary key (sent_at, message_id)
 ) partition by range (sent_at);

@@ -8,16 +8,16 @@ declare
     trimmed constant text := btrim(value, E' \t\r\n');
     spelled text;
 begin
-    if not pg_input_is_valid(trimmed, 'inet') or strpos(trimmed, '/') > 0 then
+    if not pg_input_is_valid(trimmed, 'inet') then
         return null;
     end if;
 
     spelled := host(trimmed::inet);
-    if spelled = trimmed and left(spelled, 2) != '::' then
+    if spelled = trimmed and not starts_with(spelled, '::') then
         return spelled;
     end if;
 
-    if strpos(trimmed, '.') > 0 and trimmed ~ '(^|[.:])0[0-9]+(\.|$)|\.$' then
+    if strpos(trimmed, '/') > 0 or (strpos(trimmed, '.') > 0 and trimmed ~ '(^|[.:])0[0-9]+(\.|$)|\.$') then
         return null;
     end if;
 

@@ -2,6 +2,10 @@
 create or replace function masking.fault(event jsonb, field text, is_required boolean, max_length integer)
 returns text language sql immutable parallel safe
 return field || case
+    -- what nearly every field is
+    when
+        ascii(event ->> field) between 33 and 126 and char_length(event ->> field) <= max_length and jsonb_typeof(event -> field) = 'string'
+        then null
     when coalesce(jsonb_typeof(event -> field), 'null') = 'null' then case when is_required then '_missing' end
     when jsonb_typeof(event -> field) <> 'string' then '_not_text'
     -- spaces of ASCII, no-break, ideographic, zero width and the byte order mark; a printable first letter settles it cheaply

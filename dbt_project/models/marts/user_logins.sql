@@ -13,7 +13,7 @@ accepted as (
         (sent_at at time zone 'UTC')::date as create_date,
         masked_network is not null as ip_is_valid,
         case
-            when app_version ~ '^[0-9]{1,9}([.][0-9]{1,9})*$'
+            when app_version ~ '^[0-9]+([.][0-9]+)*$' and app_version !~ '[0-9]{10}'
                 then string_to_array(app_version, '.')::integer[]
         end as app_version_parts
 
@@ -38,6 +38,3 @@ select
     sent_at
 
 from accepted
-
--- in the order of the key, in which rows are inserted at half the price
-order by message_id
