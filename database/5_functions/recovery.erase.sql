@@ -18,6 +18,9 @@ begin
     -- dbt's models take turns with this: one that has read the persons' messages already is waited for
     lock table only marts.rejected_logins in share update exclusive mode;
 
+    -- a batch is of several persons
+    perform staging.split_batches('infinity');
+
     insert into recovery.tombstones (user_token)
     select masking.token(keys.version, keys.inner_block, keys.outer_block, recovery.canonical_user_id(id))
     from unnest(user_ids) as id
@@ -37,8 +40,8 @@ begin
         select
             raw_logins.message_id,
             raw_logins.sent_at,
-            raw_logins.body,
-            read.user_id
+            read.user_id,
+            case when read.user_id is null then recovery.searchable_text(raw_logins.body) end as searchable_text
         from staging.raw_logins
         cross join lateral (
             select case
@@ -58,7 +61,7 @@ begin
         from messages
         inner join persons
             on messages.user_id = persons.user_id
-                or (messages.user_id is null and recovery.mentions_user(messages.body, persons.user_id))
+                or (messages.user_id is null and recovery.mentions_user(messages.searchable_text, persons.user_id))
     ),
 
     deleted_messages as materialized (
