@@ -1,6 +1,7 @@
 -- What a dbt model needs before it takes messages from the work list: a key for every domain, the outcomes' partitions, and a list
--- without batches and without erased persons. The model then takes the first *max_messages* of the list, or all. Call it in a repeatable read transaction
--- that holds the models' lock (see the macro begin_judging): the model then sees exactly the messages that were looked at here.
+-- without batches and without erased persons. The model then takes the first *max_messages* of the list, or all. Call it in a
+-- repeatable read transaction that holds the models' lock (see the macro begin_judging): the model then sees exactly the messages that
+-- were looked at here.
 create or replace function staging.begin_judging(max_messages bigint default null)
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'

@@ -3,6 +3,6 @@ create or replace function staging.opened_batch(body text)
 returns json language sql stable parallel safe set search_path = pg_catalog, pg_temp
 begin atomic
     select opened.content::json
-    from staging.open_body(body) as opened
+    from staging.open_body(opened_batch.body) as opened
     where opened.fault is null and 'batch' = any(opened.envelopes);
 end;
