@@ -8,8 +8,9 @@ declare
     utf8 constant text := '^([\u0001-\u007f]|[\u00c2-\u00df][\u0080-\u00bf]|\u00e0[\u00a0-\u00bf][\u0080-\u00bf]'
         '|[\u00e1-\u00ec\u00ee\u00ef][\u0080-\u00bf]{2}|\u00ed[\u0080-\u009f][\u0080-\u00bf]|\u00f0[\u0090-\u00bf][\u0080-\u00bf]{2}'
         '|[\u00f1-\u00f3][\u0080-\u00bf]{3}|\u00f4[\u0080-\u008f][\u0080-\u00bf]{2})*$';
-    layer json;
-    fields jsonb;
+    layer jsonb;
+    kind text;
+    field text;
     packed text;
     bytes bytea;
     envelope text;
@@ -21,53 +22,56 @@ begin
         envelope := null;
         inside := null;
         if staging.can_be_jsonb(content) then
+            -- most are a login by now
+            exit when not staging.body_is_wrapped(content);
             layer := content;
-            if json_typeof(layer) = 'string' then
+            kind := jsonb_typeof(layer);
+            if kind = 'string' then
                 envelope := 'json_text';
                 inside := layer #>> '{}';
-            elsif json_typeof(layer) = 'array' then
-                if json_array_length(layer) = 0 then
+            elsif kind = 'array' then
+                if jsonb_array_length(layer) = 0 then
                     fault := coalesce(fault, 'body_is_empty_batch');
-                elsif layer ->> 0 like '%S3Pointer' and json_typeof(layer -> 0) = 'string' then
+                elsif jsonb_typeof(layer -> 0) = 'string' and layer ->> 0 like '%S3Pointer' then
                     -- SQS's extended client left the body in S3
                     fault := coalesce(fault, 'body_in_s3');
                 else
                     envelopes := envelopes || 'batch'::text;
                     fault := coalesce(fault, case when 'batch' <> all(staging.envelopes()) then 'body_is_batch' end);
                 end if;
-                return;
-            elsif json_typeof(layer) = 'object' then
-                fields := content;
-                if fields ->> 'Type' in ('SubscriptionConfirmation', 'UnsubscribeConfirmation') and fields ? 'TopicArn' then
-                    fault := coalesce(fault, 'body_is_sns_confirmation');
-                    return;
-                elsif fields ->> 'Type' = 'Notification' and fields ? 'TopicArn' and jsonb_typeof(fields -> 'Message') = 'string' then
-                    envelope := 'sns';
-                    inside := layer ->> 'Message';
-                elsif fields ?& '{detail-type,source}' and jsonb_typeof(fields -> 'detail') in ('object', 'array', 'string') then
-                    envelope := 'eventbridge';
-                    inside := layer ->> 'detail';
-                elsif fields ?& '{specversion,type,source}' then
-                    if jsonb_typeof(fields -> 'data') in ('object', 'array', 'string') then
-                        envelope := 'cloudevents';
-                        inside := layer ->> 'data';
-                    elsif jsonb_typeof(fields -> 'data_base64') = 'string' then
-                        envelope := 'cloudevents';
-                        inside := layer ->> 'data_base64';
-                    elsif fields ? 'dataref' then
-                        fault := coalesce(fault, 'body_in_cloudevents_dataref');
-                        return;
-                    end if;
-                elsif fields #>> '{Records,0,eventSource}' = 'aws:s3' then
-                    fault := coalesce(fault, 'body_is_s3_event');
-                    return;
-                end if;
-            else
+            elsif kind <> 'object' then
                 fault := coalesce(fault, 'body_not_an_object');
+            elsif layer ? 'TopicArn' and layer ->> 'Type' in ('SubscriptionConfirmation', 'UnsubscribeConfirmation') then
+                fault := coalesce(fault, 'body_is_sns_confirmation');
+            elsif layer ? 'TopicArn' and layer ->> 'Type' = 'Notification' and jsonb_typeof(layer -> 'Message') = 'string' then
+                envelope := 'sns';
+                field := 'Message';
+            elsif layer ?& '{detail-type,source}' and jsonb_typeof(layer -> 'detail') in ('object', 'array', 'string') then
+                envelope := 'eventbridge';
+                field := 'detail';
+            elsif layer ?& '{specversion,type,source}' then
+                if jsonb_typeof(layer -> 'data') in ('object', 'array', 'string') then
+                    envelope := 'cloudevents';
+                    field := 'data';
+                elsif jsonb_typeof(layer -> 'data_base64') = 'string' then
+                    envelope := 'cloudevents';
+                    field := 'data_base64';
+                elsif layer ? 'dataref' then
+                    fault := coalesce(fault, 'body_in_cloudevents_dataref');
+                end if;
+            elsif layer #>> '{Records,0,eventSource}' = 'aws:s3' then
+                fault := coalesce(fault, 'body_is_s3_event');
+            end if;
+            if field is not null then
+                -- as json, which keeps what is inside as it was sent
+                inside := case when jsonb_typeof(layer -> field) = 'string' then layer ->> field else content::json ->> field end;
+                field := null;
             end if;
         else
-            packed := rtrim(translate(content, E'-_ \t\r\n', '+/'), '=');
-            if packed ~ '^[A-Za-z0-9+/]+$' and length(packed) % 4 <> 1 then
+            -- the alphabet for URLs, line breaks
+            packed := case when content ~ '[-_ \t\r\n]' then translate(content, E'-_ \t\r\n', '+/') else content end;
+            if packed ~ '^([A-Za-z0-9+/]{4})*[A-Za-z0-9+/]{2,4}={0,2}$' then
+                packed := rtrim(packed, '=');
                 bytes := decode(rpad(packed, (length(packed) + 3) / 4 * 4, '='), 'base64');
                 envelope := 'base64';
                 if starts_with(encode(substr(bytes, 1, 2), 'hex'), '1f8b') then
@@ -91,7 +95,7 @@ begin
         exit when inside is null;
         if cardinality(envelopes) = 8 then
             fault := coalesce(fault, 'body_in_too_many_envelopes');
-            return;
+            exit;
         end if;
         envelopes := envelopes || envelope;
         content := inside;

@@ -244,7 +244,6 @@ def test_whatever_is_damaged_ends_in_one_place(warehouse: Warehouse) -> None:
     assert len(masked) > DAMAGED / 3
     assert len(rejected) > DAMAGED / 10
     assert waiting == []
-    warehouse.dbt("test", "--exclude", "assert_few_messages_are_rejected", "assert_every_field_has_a_masking_policy")
 
 
 def login(number: int) -> str:
