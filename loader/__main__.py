@@ -17,7 +17,7 @@ from loader import aws
 from loader.errors import LoaderError, first_line, refused, unavailable, unfinished
 from loader.landing import Landing
 from loader.login import password_for, refusal, token_for
-from loader.migrate import TABLES, let_in_by_iam, migrate
+from loader.migrate import TABLES, foresee, let_in_by_iam, migrate
 from loader.pipeline import Pipeline
 from loader.report import Report, serve
 from loader.settings import LOGIN_ROLES, LoaderSettings, MigrateSettings, TokenSettings, read
@@ -46,7 +46,8 @@ def cli() -> None:
 
 
 @cli.command("migrate")
-def migrate_command() -> None:
+@click.option("--dry-run", is_flag=True, help="Change nothing; print how many of the newest messages would pass the rules in database/.")
+def migrate_command(*, dry_run: bool) -> None:
     """Create or update roles, schemas, tables and functions from database/.
 
     Connects as ADMIN_USER with ADMIN_PASSWORD, and gives each login role the password of its variable (LOADER_PASSWORD,
@@ -63,6 +64,10 @@ def migrate_command() -> None:
         raise refusal(error, "ADMIN_PASSWORD", "ADMIN_USER") from None
     with connection:
         try:
+            if dry_run:
+                for place, judged, passing in foresee(connection, DATABASE):
+                    click.echo(f"{place}: {passing:,} of {judged:,} messages would pass")
+                return
             applied = migrate(connection, DATABASE, passwords)
             if read(TokenSettings).rds_iam_auth:
                 let_in_by_iam(connection, [role for role in LOGIN_ROLES if role not in passwords])

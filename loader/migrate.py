@@ -54,6 +54,25 @@ WHAT_PRIVILEGES_SET = """
         union all select pg_db_role_setting::text from pg_db_role_setting
     ) as lines (line)
 """
+# What today's rules would say of the newest messages in each place.
+FORESEEN = """
+    with
+
+    places as (
+        (select 1 as number, 'waiting' as place, message_id, sent_at from staging.unjudged order by sent_at desc limit {limit})
+        union all
+        (select 2, 'rejected', message_id, sent_at from marts.rejected_logins order by sent_at desc limit {limit})
+        union all
+        (select 3, 'masked', message_id, sent_at from marts.user_logins order by sent_at desc limit {limit})
+    )
+
+    select places.place, count(*), count(*) filter (where logins.reasons is null)
+    from places
+    inner join staging.logins using (message_id, sent_at)
+    group by places.number, places.place
+    order by places.number
+"""
+FORESEEN_MESSAGES = 10_000
 APPLIED = """
     insert into migrations.applied (file, sha256) values (%s, %s)
     on conflict (file) do update set sha256 = excluded.sha256, applied_at = now()
@@ -85,6 +104,17 @@ def migrate(connection: Connection, directory: Path, passwords: Mapping[str, str
                 found = f"another transaction holds what migrate needs ({error.diag.message_primary})"
                 raise MigrationError(f"{found}; end it or try later; nothing was changed") from None
             time.sleep(PAUSE_SECONDS)
+
+
+def foresee(connection: Connection, directory: Path) -> list[tuple[str, int, int]]:
+    """What *directory* would do, without doing it: a place, how many of its newest messages were judged, how many would pass.
+
+    Places are waiting, rejected and masked. Readers of the marts wait for it if a column is new, some tenths of a second.
+    """
+    with connection.transaction(force_rollback=True):
+        _migrate(connection, directory, {})
+        connection.execute("set local role pipeline_owner")
+        return connection.execute(FORESEEN.format(limit=FORESEEN_MESSAGES).encode()).fetchall()
 
 
 def let_in_by_iam(connection: Connection, roles: Sequence[str]) -> None:
