@@ -228,3 +228,35 @@ def test_a_widened_column_is_refused_while_views_use_it_and_by_the_advice_of_the
 
     assert warehouse.places() == (["before", "wide"], [], [])
     assert database.rows("select locale from analytics.user_logins where locale is not null", "analyst") == [(locale,)]
+
+
+def test_a_field_that_is_renamed_or_removed_keeps_what_it_gave_and_can_come_back(warehouse: Warehouse) -> None:
+    database = warehouse.database
+    moved = {"region": {"locale": "RU"}}
+    without = {key: value for key, value in LOGIN.items() if key != "locale"}
+    locales = "select message_id, locale from marts.user_logins order by 1"
+    warehouse.land({"1": json.dumps(LOGIN | {"locale": "US"})})
+    warehouse.dbt("run")
+
+    warehouse.edit("database/6_fields.sql", "('locale', 'locale', 32", "('locale', 'region.locale', 32")
+    warehouse.migrate()
+    warehouse.land({"2": json.dumps(without | moved)})
+    warehouse.dbt("run")
+    assert database.rows(locales) == [("1", "US"), ("2", "RU")]
+
+    line = "('locale', 'region.locale', 32, false, 'reject', 'one of some two hundred countries'),\n"
+    warehouse.edit("database/6_fields.sql", line, "")
+    not_taken = "\ninsert into masking.fields (path, reason) values ('region', 'nobody asks for it'), ('locale', 'the former place');\n"
+    warehouse.edit("database/6_fields.sql", "\nset local role pipeline_owner", not_taken + "\nset local role pipeline_owner")
+    warehouse.edit("dbt_project/models/marts/user_logins.sql", "    locale,\n", "    null::varchar(32) as locale,\n")
+    warehouse.migrate()
+    warehouse.land({"3": json.dumps(without | moved)})
+    warehouse.dbt("build", "--exclude", "assert_few_messages_are_rejected", "test_type:unit")
+    assert database.rows(locales) == [("1", "US"), ("2", "RU"), ("3", None)]
+
+    warehouse.edit("database/6_fields.sql", not_taken, "")
+    warehouse.edit("database/6_fields.sql", "('app_version', 'app_version', 32", f"{line}('app_version', 'app_version', 32")
+    warehouse.edit("dbt_project/models/marts/user_logins.sql", "    null::varchar(32) as locale,\n", "    locale,\n")
+    warehouse.migrate()
+    warehouse.dbt("run", "--select", "marts", "--vars", "backfill: true")
+    assert database.rows(locales) == [("1", None), ("2", "RU"), ("3", "RU")]
