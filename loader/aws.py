@@ -59,9 +59,10 @@ def sqs_client(queue_url: str, region: str | None, timeout_seconds: float, conne
 
 
 def is_plain(client: Any) -> bool:
-    """Whether *client* calls its endpoint directly and verifies it, or in plain text; else only boto3 can do as it does."""
-    http = client._endpoint.http_session  # noqa: SLF001  # boto3 has no public way to ask
-    return not (http._proxy_config._proxies or http._cert_file or http._verify is False)  # noqa: SLF001  # as above
+    """Whether *client* calls a host directly and verifies it, or in plain text; else only boto3 can do as it does."""
+    http, parts = client._endpoint.http_session, urllib.parse.urlsplit(client.meta.endpoint_url)  # noqa: SLF001  # there is no public way
+    is_host = parts.path in {"", "/"} and parts.username is None
+    return is_host and not (http._proxy_config._proxies or http._cert_file or http._verify is False)  # noqa: SLF001  # as above
 
 
 def tls_context(client: Any) -> ssl.SSLContext | None:
@@ -122,10 +123,6 @@ class BotoClient:
         except Exception as error:  # noqa: BLE001  # botocore's own, and whatever fetching credentials raises
             code = error_code(error)
             raise SqsError(plain_code(code) if code else "Unreachable", type(error).__name__) from None
-
-    async def close(self) -> None:
-        """Close boto3's connections; a call under way ends by itself."""
-        self.client.close()
 
 
 def error_code(error: BaseException) -> str | None:

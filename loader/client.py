@@ -19,8 +19,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import httptools
+import orjson
 from botocore.credentials import ReadOnlyCredentials
-from botocore.utils import normalize_url_path
 
 from loader.aws import Identity, plain_code
 from loader.errors import SqsError, first_line
@@ -38,16 +38,13 @@ class Endpoint(NamedTuple):
     hostname: str
     port: int
     host: str
-    path: str
-    signed_path: str
     region: str
 
     @classmethod
     def parse(cls, url: str, region: str) -> "Endpoint":
-        """From http(s)://host[:port][/path]."""
+        """From http(s)://host[:port]."""
         parts, default = urllib.parse.urlsplit(url), 443 if url.lower().startswith("https:") else 80
-        host, path = parts.netloc.rpartition("@")[2].lower().removesuffix(f":{default}"), parts.path or "/"
-        return cls(parts.hostname or "", parts.port or default, host, path, urllib.parse.quote(normalize_url_path(path), safe="/~"), region)
+        return cls(parts.hostname or "", parts.port or default, parts.netloc.lower().removesuffix(f":{default}"), region)
 
 
 @functools.lru_cache(maxsize=64)
@@ -58,11 +55,11 @@ def signed(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, bo
     token, token_name = (f"x-amz-security-token:{credentials.token}\n", "x-amz-security-token;") if credentials.token else ("", "")
     names = f"content-type;host;x-amz-date;{token_name}x-amz-target"
     headers = f"content-type:application/x-amz-json-1.0\nhost:{endpoint.host}\nx-amz-date:{stamp}\n{token}x-amz-target:AmazonSQS.{action}\n"
-    canonical = f"POST\n{endpoint.signed_path}\n\n{headers}\n{names}\n{hashlib.sha256(body).hexdigest()}"
+    canonical = f"POST\n/\n\n{headers}\n{names}\n{hashlib.sha256(body).hexdigest()}"
     to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     signature = hmac.digest(_signing_key(credentials.secret_key, scope), to_sign.encode(), "sha256").hex()
     head = (
-        f"POST {endpoint.path} HTTP/1.1\n{headers}accept-encoding:identity\ncontent-length:{len(body)}\n"
+        f"POST / HTTP/1.1\n{headers}accept-encoding:identity\ncontent-length:{len(body)}\n"
         f"authorization:AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature={signature}\n\n"
     )
     return head.replace("\n", "\r\n").encode() + body
@@ -90,10 +87,7 @@ class _Connection(asyncio.Protocol):
         self.transport, self._parser = transport, httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self.connection_lost(error)
+        self._parser.feed_data(data)  # for what it cannot read it raises an error, and for that asyncio ends the connection
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport.abort()
@@ -130,7 +124,7 @@ class SqsClient:
 
     async def call(self, action: str, parameters: dict[str, Any], wait_seconds: int = 0) -> dict[str, Any]:
         """Make *action*, spelled as in the API reference, or raise an SqsError; SQS may hold its answer back for *wait_seconds*."""
-        body, limit = json.dumps(parameters).encode(), wait_seconds + self._timeout_seconds
+        body, limit = orjson.dumps(parameters), wait_seconds + self._timeout_seconds
         try:
             async with asyncio.timeout(limit):
                 reply = await self._send(action, body)
@@ -143,12 +137,6 @@ class SqsClient:
         except OSError as error:
             reason = f"no answer in {limit:g} s" if isinstance(error, TimeoutError) else first_line(error)
             raise SqsError("Unreachable", f"{self._endpoint.host}: {reason}") from None
-
-    async def close(self) -> None:
-        """Close the idle connections; a call under way closes its own."""
-        while self._idle:
-            self._idle.pop().transport.abort()
-        await asyncio.sleep(0)  # asyncio closes the sockets in its next turn
 
     async def _send(self, action: str, body: bytes) -> _Reply:
         credentials, now = await self._identity.credentials(), dt.datetime.now(dt.UTC) + self._skew
@@ -168,8 +156,7 @@ class SqsClient:
                 if is_reused and isinstance(error, ConnectionError):
                     continue  # servers close idle connections. Every call may be repeated: messages of a lost answer come again
                 raise
-            if not connection.transport.is_closing():
-                self._idle.append(connection)
+            self._idle.append(connection)
             return reply
 
     def _corrected(self, code: str, date: str) -> bool:
@@ -188,7 +175,11 @@ def _answer(reply: _Reply) -> dict[str, Any]:
     """What *reply* says, or the SqsError that it is; a load balancer's HTML counts as `HTTP 503`."""
     status, body, headers = reply
     try:
-        said = json.loads(gzip.decompress(body) if headers.get(b"content-encoding") == b"gzip" else body or b"{}")
+        text = gzip.decompress(body) if headers.get(b"content-encoding") == b"gzip" else body or b"{}"
+        try:
+            said = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            said = json.loads(text)  # which takes half of a surrogate pair
     except (ValueError, OSError, EOFError, zlib.error, RecursionError):
         said = None
     if not isinstance(said, dict):

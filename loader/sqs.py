@@ -1,4 +1,4 @@
-"""The queue as the loader sees it: receive, delete, extend or give back, count."""
+"""The queue as the loader sees it: receive, delete, give back, count."""
 
 import asyncio
 import base64
@@ -11,27 +11,23 @@ from typing import Any, NamedTuple
 
 from loader import aws
 from loader.client import Endpoint, SqsClient
-from loader.errors import LoaderError, SqsError, TemporaryError, backoff_seconds, unavailable
+from loader.errors import LoaderError, SqsError, TemporaryError, unavailable
 from loader.settings import LoaderSettings
 
-RECEIVE_MAX, OPEN_ATTEMPTS = 10, 5
+RECEIVE_MAX = 10
 # What is landed with a body. The others say nothing of the message (SenderId: the producer's identity in AWS), and weigh 90 bytes.
 SYSTEM_ATTRIBUTES = ["SentTimestamp", "ApproximateReceiveCount", "MessageGroupId", "SequenceNumber", "DeadLetterQueueSourceArn"]
 ATTRIBUTES = {"MessageSystemAttributeNames": SYSTEM_ATTRIBUTES, "MessageAttributeNames": ["All"]}
 DEPTHS = tuple(f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed"))
 LATEST_SENT_MS = 32_503_680_000_000  # the year 3000
 # What trying again cannot help: what to exit with, what to do, and SQS's codes.
+REFUSED = "SQS refuses us; check the credentials and the queue's policy"
 FATAL = (
     (os.EX_UNAVAILABLE, "check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up", "QueueDoesNotExist InvalidAddress"),
-    (os.EX_NOPERM, REFUSED := "SQS refuses us; check the credentials and the queue's policy", "AccessDenied KmsAccessDenied NotAuthorized"),
-    (os.EX_NOPERM, REFUSED, "OptInRequired InvalidSecurity InvalidClientTokenId MissingAuthenticationToken UnrecognizedClientException"),
-    (os.EX_NOPERM, REFUSED, "IncompleteSignature InvalidSignatureException SignatureDoesNotMatch"),
-    (
-        os.EX_CONFIG,
-        "the endpoint does not know the call; check AWS_ENDPOINT_URL",
-        "UnsupportedOperation InvalidAction UnknownOperationException",
-    ),
-    (os.EX_PROTOCOL, "is this SQS?", "InvalidAnswer"),
+    (os.EX_NOPERM, REFUSED, "AccessDenied KmsAccessDenied NotAuthorized OptInRequired InvalidSecurity InvalidClientTokenId"),
+    (os.EX_NOPERM, REFUSED, "MissingAuthenticationToken UnrecognizedClientException IncompleteSignature"),
+    (os.EX_NOPERM, REFUSED, "InvalidSignatureException SignatureDoesNotMatch"),
+    (os.EX_PROTOCOL, "is this SQS? check AWS_ENDPOINT_URL", "UnsupportedOperation InvalidAction UnknownOperationException InvalidAnswer"),
 )
 # What SQS says of a single message whose receipt handle no longer counts.
 GONE_CODES = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
@@ -61,30 +57,24 @@ class Depth(NamedTuple):
 
 @dataclass(slots=True)
 class Queue:
-    """An SQS queue, and for how long each receive and each extension hides a message from others. Every call may raise an SqsError."""
+    """An SQS queue, and for how long each receive hides a message from others. Every call may raise an SqsError."""
 
     url: str
     client: SqsClient | aws.BotoClient
     visibility_seconds: int
 
     async def check(self) -> None:
-        """Make sure that we may also delete and extend: a loader that may only receive would land the same messages for ever.
+        """Make sure that we may also delete and give back: a loader that may only receive would land the same messages for ever.
 
         Deleting an invented receipt handle harms nothing, and tells AccessDenied from ReceiptHandleIsInvalid. Where SQS answers that it
-        cannot now, it is asked again; one that does not answer at all is reported at once, as a LoaderError.
+        cannot now, the pipeline will ask again; one that does not answer at all is reported at once, as a LoaderError.
         """
-        for attempt in range(1, OPEN_ATTEMPTS + 1):
-            try:
-                await self.depth()
-                for code in *(await self.delete(["probe"])).values(), *(await self.hide(["probe"], 0)).values():
-                    end_if_fatal(SqsError(code, "of a delete or of an extension"), self.url)
-            except SqsError as error:
-                end_if_fatal(error, self.url)
-                if error.code in {"Unreachable", "NoCredentials"} or attempt == OPEN_ATTEMPTS:
-                    raise unavailable(f"queue {self.url} cannot be reached: {error}; check AWS_ENDPOINT_URL, or try again later") from None
-                await asyncio.sleep(backoff_seconds(attempt))
-            else:
-                return
+        try:
+            await asyncio.gather(self.depth(), self.delete(["probe"]), self.release(["probe"]))
+        except SqsError as error:
+            end_if_fatal(error, self.url)
+            if error.code in {"Unreachable", "NoCredentials"}:
+                raise unavailable(f"queue {self.url} cannot be reached: {error}; check AWS_ENDPOINT_URL, or try again later") from None
 
     async def receive(self, wait_seconds: int) -> tuple[list[Message], list[str]]:
         """Take up to ten messages, waiting up to *wait_seconds* (0 to 20) for the first; they come back unless deleted.
@@ -102,9 +92,9 @@ class Queue:
         """Delete up to ten messages; return those that SQS did not delete. Where the call fails, all may have been deleted all the same."""
         return await self._batch("DeleteMessageBatch", handles)
 
-    async def hide(self, handles: Sequence[str], seconds: int) -> Failures:
-        """Hide up to ten messages from others for *seconds* from now, or, with 0, give them back; return those that SQS refused."""
-        return await self._batch("ChangeMessageVisibilityBatch", handles, VisibilityTimeout=seconds)
+    async def release(self, handles: Sequence[str]) -> Failures:
+        """Give up to ten messages back, for others to receive at once; return those that SQS refused."""
+        return await self._batch("ChangeMessageVisibilityBatch", handles, VisibilityTimeout=0)
 
     async def depth(self) -> Depth:
         """Count the queue's messages. SQS calls it approximate: the figures settle within about a minute."""

@@ -81,6 +81,15 @@ def test_a_body_that_text_cannot_hold_lands_as_hex_of_its_utf8(database: Databas
     assert landed == [("\\x" + body.encode(errors="surrogatepass").hex(), False) for body in bodies]
 
 
+@pytest.mark.parametrize("attributes", ['{"a": 1}', '{"a": "\\u0000"}', '{"a": "\0"}', '{"a": "\ud800"}', "no JSON"])
+def test_attributes_land_as_they_are_or_as_a_string_where_jsonb_cannot_hold_them(
+    database: Database, settings: LoaderSettings, attributes: str
+) -> None:
+    assert land(settings, [Message("a", SENT_MS, "{}", attributes, "handle")]) == [1]
+    (landed,) = database.rows("select attributes from staging.raw_logins")
+    assert landed == ({"a": 1} if attributes == '{"a": 1}' else storable(attributes),)
+
+
 @pytest.mark.parametrize(
     ("failure", "said", "exit_code"),
     [

@@ -55,7 +55,7 @@ def test_the_example_says_the_loaders_defaults() -> None:
     assert {name: type(defaults[name])(value) for name, value in said.items()} == {name: defaults[name] for name in said}
 
 
-GOOD = {"SQS_QUEUE_URL": "http://127.0.0.1:1/000000000000/login-queue", "PGHOST": "127.0.0.1", "PGPORT": "1,,2"}
+GOOD = {"SQS_QUEUE_URL": "http://127.0.0.1:1/000000000000/login-queue", "PGHOST": "127.0.0.1"}
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,6 @@ GOOD = {"SQS_QUEUE_URL": "http://127.0.0.1:1/000000000000/login-queue", "PGHOST"
         ("SQS_QUEUE_URL", "login-queue"),
         ("PGHOST", None),
         ("PGHOST", ""),
-        ("PGPORT", "many"),
-        ("PGPORT", "70000"),
         ("LOADER_RECEIVERS", "many"),
         ("LOADER_RECEIVERS", "0"),
         ("LOADER_BATCH_SECONDS", "-1"),
@@ -82,8 +80,8 @@ def test_a_missing_or_wrong_variable_is_named_with_what_was_found(variable: str,
     assert read(LoaderSettings).pghost == "127.0.0.1"
     os.environ.pop(variable, None)
     os.environ.update({variable: value} if value is not None else {})
-    said = f"is '{value}': .*; see .env.example" if value else "is not set; set it, or run make up, which writes .env"
-    with pytest.raises(LoaderError, match=f"^{variable} {said}$") as caught:
+    said = f"is '{value}': .*" if value else "is not set"
+    with pytest.raises(LoaderError, match=f"^{variable} {said}; see .env.example, or run make up, which writes .env$") as caught:
         read(LoaderSettings)
     assert caught.value.exit_code == os.EX_CONFIG
 

