@@ -88,13 +88,18 @@ class Identity:
     _fetch: asyncio.Task[ReadOnlyCredentials] | None = None
     _valid_until: float = 0.0
 
-    async def credentials(self) -> ReadOnlyCredentials:
-        """The current credentials, or an SqsError; looked at anew once a minute, by one fetch however many calls wait for it."""
+    async def credentials(self, seconds: float | None = None) -> ReadOnlyCredentials:
+        """The current credentials, an SqsError or, after so many *seconds*, a TimeoutError.
+
+        They are looked at anew once a minute, by one fetch however many calls wait for it.
+        """
         now, fetch = asyncio.get_running_loop().time(), self._fetch
         if fetch is None or (fetch.done() and (now >= self._valid_until or fetch.exception())):
             fetch = self._fetch = asyncio.create_task(asyncio.to_thread(self._frozen))
             self._valid_until = now + CREDENTIALS_CHECK_SECONDS
-        return await asyncio.shield(fetch)
+        if not fetch.done() and fetch not in (await asyncio.wait([fetch], timeout=seconds))[0]:
+            raise TimeoutError("AWS credentials did not come in time")
+        return fetch.result()
 
     def expired(self) -> None:
         """SQS calls them expired: look for new ones, in files too."""

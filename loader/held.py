@@ -13,7 +13,7 @@ class Delivery:
         """Up to ten messages, hidden until then."""
         self.messages, self.until = messages, until
         self.handles = [message.receipt_handle for message in messages]
-        self.bytes = sum(sys.getsizeof(message.body) + sys.getsizeof(message.attributes) for message in messages)
+        self.bytes = sum([sys.getsizeof(message.body) + sys.getsizeof(message.attributes) for message in messages])
 
 
 class Held(set[Delivery]):

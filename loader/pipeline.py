@@ -86,11 +86,8 @@ class Pipeline:
         while not self._stopping:
             if self._may_poll():
                 self._polling += 1
-                try:
-                    await self._poll()
-                finally:
-                    self._polling -= 1
-                    self._turn.set()
+                await self._poll()
+                self._polling -= 1
             else:
                 self._turn.clear()
                 await self._turn.wait()
@@ -107,17 +104,20 @@ class Pipeline:
             await asyncio.sleep(backoff_seconds(self._failing["receive"][0]))
             return
         (messages, damaged), now = answer, monotonic()
+        counts, had_work = self._report.counts, self._has_work
         self._has_received, self._has_work, self._report.received_at = True, bool(messages or damaged), now
         for what in damaged:
-            self._report.counts.update(messages_damaged=1)
+            counts["messages_damaged"] += 1
             self._report.trouble("message damaged and left on the queue", what)
         if messages:
-            redelivered = sum(message.receives > 1 for message in messages)
-            self._report.counts.update(messages_received=len(messages), messages_redelivered=redelivered)
+            counts["messages_received"] += len(messages)
+            counts["messages_redelivered"] += sum([message.receives > 1 for message in messages])
             self._held.take(delivery := Delivery(messages, now + self._queue.visibility_seconds))
             self._received.put_nowait(delivery)
         if self._has_work:
             self._empty_answers, self._last_message = 0, now
+            if not had_work:
+                self._turn.set()
         else:
             self._empty_answers += 1
             # The last one to ask decides: another's answer may still bring messages.
@@ -183,6 +183,7 @@ class Pipeline:
             self._report.batch(landed, len(messages) - landed, monotonic() - started, oldest_ms)
 
     async def _delete(self) -> None:
+        counts = self._report.counts
         while delivery := await self._committed.get():
             handles, failures = delivery.handles, 0
             # What cannot be deleted while it is ours comes again, lands as a duplicate, and is deleted then.
@@ -193,9 +194,11 @@ class Pipeline:
                 again = handles if failed is None else [handle for handle, code in failed.items() if code not in GONE_CODES]
                 expired = len(failed or again) - len(again)
                 done = len(handles) - len(again) - expired
-                self._report.counts.update(messages_deleted=done, message_delete_failures=len(again), message_handles_expired=expired)
+                counts["messages_deleted"] += done
+                counts["message_delete_failures"] += len(again)
+                counts["message_handles_expired"] += expired
                 handles, failures = again, failures + 1
-            self._report.counts.update(message_handles_expired=len(handles))
+            counts["message_handles_expired"] += len(handles)
             self._drop(delivery)
 
     async def _give_back(self) -> None:

@@ -5,17 +5,16 @@ from collections.abc import Callable
 from typing import Annotated, Literal, TypeVar
 
 from dotenv import load_dotenv
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from loader.errors import refused, wrong_setting
 
-Kind = TypeVar("Kind", bound=BaseSettings)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 LOGIN_ROLES = ("loader", "transformer", "analyst", "pii_requester", "pii_approver", "privacy_officer")
 
 
-class TokenSettings(BaseSettings):
+class TokenSettings(BaseModel):
     """Whether AWS signs the password of a connection, and for which server; see `loader.login`. PG* variables are libpq's own."""
 
     rds_iam_auth: bool = False
@@ -71,7 +70,7 @@ def read(kind: type[Kind], also_missing: Callable[[], list[str]] = list) -> Kind
         del os.environ[name.upper()]  # what compose files and shells make of an unset one
     errors = []
     try:
-        settings = kind()
+        settings = kind.model_validate({name: value for name in kind.model_fields if (value := os.environ.get(name.upper()))})
     except ValidationError as error:
         errors = error.errors()
     missing = [str(each["loc"][0]).upper() for each in errors if each["type"] == "missing"] + also_missing()

@@ -17,7 +17,7 @@ from loader.settings import LoaderSettings
 RECEIVE_MAX = 10
 # What is landed with a body. The others say nothing of the message (SenderId: the producer's identity in AWS), and weigh 90 bytes.
 SYSTEM_ATTRIBUTES = ["SentTimestamp", "ApproximateReceiveCount", "MessageGroupId", "SequenceNumber", "DeadLetterQueueSourceArn"]
-ATTRIBUTES = {"MessageSystemAttributeNames": SYSTEM_ATTRIBUTES, "MessageAttributeNames": ["All"]}
+ASKED = {"MaxNumberOfMessages": RECEIVE_MAX, "MessageSystemAttributeNames": SYSTEM_ATTRIBUTES, "MessageAttributeNames": ["All"]}
 DEPTHS = tuple(f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed"))
 LATEST_SENT_MS = 32_503_680_000_000  # the year 3000
 # What trying again cannot help: what to exit with, what to do, and SQS's codes.
@@ -33,6 +33,10 @@ FATAL = (
 GONE_CODES = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
 
 Failures = dict[str, str]  # the code that SQS gave, by receipt handle
+
+
+class DamageError(ValueError):
+    """What is wrong with a message, without personal values."""
 
 
 @dataclass(slots=True)
@@ -81,12 +85,19 @@ class Queue:
 
         Returns too what was wrong with each message that arrived damaged. It is left alone, so it comes back as well.
         """
-        asked = {"MaxNumberOfMessages": RECEIVE_MAX, "WaitTimeSeconds": wait_seconds, "VisibilityTimeout": self.visibility_seconds}
-        answer = await self._call("ReceiveMessage", wait_seconds, **asked, **ATTRIBUTES)
+        asked = {"QueueUrl": self.url, "WaitTimeSeconds": wait_seconds, "VisibilityTimeout": self.visibility_seconds, **ASKED}
+        answer = await self.client.call("ReceiveMessage", asked, wait_seconds)
         if not isinstance(found := answer.get("Messages") or [], list):
             raise SqsError("InvalidAnswer", "Messages is no list")
-        read = [_read(each) for each in found]
-        return [each for each in read if isinstance(each, Message)], [each for each in read if isinstance(each, str)]
+        messages, damaged = list[Message](), list[str]()
+        for each in found:
+            try:
+                messages.append(_read(each))
+            except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                damaged.append(
+                    f"a message that is not as SQS describes them: {error if isinstance(error, DamageError) else type(error).__name__}"
+                )
+        return messages, damaged
 
     async def delete(self, handles: Sequence[str]) -> Failures:
         """Delete up to ten messages; return those that SQS did not delete. Where the call fails, all may have been deleted all the same."""
@@ -98,7 +109,7 @@ class Queue:
 
     async def depth(self) -> Depth:
         """Count the queue's messages. SQS calls it approximate: the figures settle within about a minute."""
-        answer = await self._call("GetQueueAttributes", AttributeNames=DEPTHS)
+        answer = await self.client.call("GetQueueAttributes", {"QueueUrl": self.url, "AttributeNames": DEPTHS})
         try:
             return Depth(*(int(answer["Attributes"][name]) for name in DEPTHS))
         except (KeyError, TypeError, ValueError):
@@ -106,16 +117,14 @@ class Queue:
 
     async def _batch(self, action: str, handles: Sequence[str], **entry: int) -> Failures:
         """What of *handles* does not stand under Successful; a success that SQS does not confirm is none."""
-        answer = await self._call(action, Entries=[{"Id": str(at), "ReceiptHandle": handle, **entry} for at, handle in enumerate(handles)])
+        entries = [{"Id": str(at), "ReceiptHandle": handle, **entry} for at, handle in enumerate(handles)]
+        answer = await self.client.call(action, {"QueueUrl": self.url, "Entries": entries})
         try:
-            done = {int(each["Id"]) for each in answer.get("Successful") or ()}
-            codes = {int(each["Id"]): str(each.get("Code")) for each in answer.get("Failed") or ()}
+            done = {each["Id"] for each in answer.get("Successful") or ()}
+            codes = {each["Id"]: str(each.get("Code")) for each in answer.get("Failed") or ()}
         except (KeyError, TypeError, ValueError, AttributeError):
             raise SqsError("InvalidAnswer", "an answer to a batch without the Ids of its entries") from None
-        return {handle: codes.get(at, "NoAnswer") for at, handle in enumerate(handles) if at not in done}
-
-    async def _call(self, action: str, wait_seconds: int = 0, **parameters: Any) -> dict[str, Any]:
-        return await self.client.call(action, {"QueueUrl": self.url, **parameters}, wait_seconds)
+        return {handle: codes.get(str(at), "NoAnswer") for at, handle in enumerate(handles) if str(at) not in done}
 
 
 def connect(settings: LoaderSettings) -> Queue:
@@ -137,22 +146,19 @@ def end_if_fatal(error: TemporaryError, url: str) -> None:
             raise LoaderError(f"queue {url}: {error}; {advice}", exit_code) from None
 
 
-def _read(found: Any) -> Message | str:
-    """The message that SQS describes as *found*, or why it is damaged; its id alone may be told."""
-    try:
-        message_id, body, attributes = found["MessageId"], found["Body"], found["Attributes"]
-        sent_ms, receives = int(attributes.pop("SentTimestamp")), int(attributes.pop("ApproximateReceiveCount", 1))
-        digest = found.get("MD5OfBody")
-        if digest and digest != hashlib.md5(body.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest():
-            return f"message {message_id}: its body does not match MD5OfBody"
-        if not (message_id.isascii() and message_id.isprintable() and 0 <= sent_ms < LATEST_SENT_MS):
-            return "a message whose MessageId or SentTimestamp cannot be"
-        if sent := found.get("MessageAttributes"):
-            attributes["MessageAttributes"] = sent
-        kept = _JSON({"ApproximateReceiveCount": receives, **attributes}) if attributes else f'{{"ApproximateReceiveCount": {receives}}}'
-        return Message(message_id, sent_ms, body, kept, str(found["ReceiptHandle"]), receives)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        return f"a message that SQS describes without what every message has ({type(error).__name__})"
+def _read(found: Any) -> Message:
+    """The message that SQS describes as *found*. A ValueError says why it is damaged; its id alone may be told."""
+    message_id, body, attributes = found["MessageId"], found["Body"], found["Attributes"]
+    sent_ms, receives = int(attributes.pop("SentTimestamp")), int(attributes.pop("ApproximateReceiveCount", 1))
+    digest = found.get("MD5OfBody")
+    if digest and digest != hashlib.md5(body.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest():
+        raise DamageError(f"the body of {message_id} does not match MD5OfBody")
+    if not (message_id.isascii() and message_id.isprintable() and 0 <= sent_ms < LATEST_SENT_MS):
+        raise DamageError("its MessageId or SentTimestamp cannot be")
+    if sent := found.get("MessageAttributes"):
+        attributes["MessageAttributes"] = sent
+    kept = _JSON({"ApproximateReceiveCount": receives, **attributes}) if attributes else f'{{"ApproximateReceiveCount": {receives}}}'
+    return Message(message_id, sent_ms, body, kept, str(found["ReceiptHandle"]), receives)
 
 
 # boto3 gives a binary attribute as bytes, the API as base64.

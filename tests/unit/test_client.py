@@ -23,7 +23,7 @@ LAST = GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 async def test_a_connection_is_kept_for_as_long_as_answers_belong_to_requests(*, asked: bool, data: bytes, is_kept: bool) -> None:
     connection, transport = _Connection(), mock.Mock(**{"is_closing.return_value": False})
     connection.connection_made(transport)
-    reply = connection.exchange(b"request") if asked else None
+    reply = connection.exchange(b"request", 1) if asked else None
     connection.data_received(data)
     if reply:
         assert (await reply)[:2] == (200, b"{}")
@@ -34,4 +34,4 @@ async def test_a_connection_that_closes_takes_no_request() -> None:
     connection = _Connection()
     connection.connection_made(mock.Mock(**{"is_closing.return_value": True}))
     with pytest.raises(ConnectionError):
-        await connection.exchange(b"request")
+        await connection.exchange(b"request", 1)
