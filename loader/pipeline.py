@@ -150,7 +150,7 @@ class Pipeline:
         batch, room = list[Delivery](), self._settings.loader_batch_messages
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(IDLE_COMMIT_SECONDS) as limit:
-                while room >= RECEIVE_MAX and not (batch and self._received.empty() and not self._held.has_room(self._polling)):
+                while room >= RECEIVE_MAX:
                     if not (delivery := await self._received.get()):
                         return batch, True
                     if not batch:

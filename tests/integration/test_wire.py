@@ -178,9 +178,9 @@ BY_BOTO3 = [
 def test_boto3_makes_the_calls_where_it_must_or_shall_and_nobody_there_is_unreachable(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    caller = calling(monkeypatch, variables.get("endpoint", "http://127.0.0.1:1"))
+    monkeypatch.setenv("HTTP_PROXY", variables.get("HTTP_PROXY", ""))
+    client = variables.get("LOADER_SQS_CLIENT", "own")
+    caller = calling(monkeypatch, variables.get("endpoint", "http://127.0.0.1:1"), loader_sqs_client=client)
     assert (type(caller).__name__ == "BotoClient") == bool(variables)
     assert call(caller, "ReceiveMessage") == ["Unreachable"]
 
