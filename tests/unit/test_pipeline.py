@@ -115,16 +115,6 @@ async def test_a_message_that_cannot_be_deleted_lands_as_a_duplicate_and_anew_wh
     assert run.counts["message_handles_expired"] >= 2
 
 
-async def test_a_purge_while_messages_are_held_takes_nothing_from_staging() -> None:
-    run = Run(30)
-    async with run.draining():
-        await until(lambda: run.messages("received") == [30])
-        run.queue.bodies.clear()
-    assert len(run.landing.rows) == 30
-    assert run.queue.deleted == []
-    assert run.messages("deleted") == [30]  # SQS confirms a delete of what is gone
-
-
 async def test_while_deletes_fail_no_more_is_received() -> None:
     run = Run(500, loader_batch_messages=10, loader_receivers=2)
     run.queue.failures["delete"] = [SqsError("InternalError", "delete")] * 200
@@ -151,14 +141,6 @@ async def test_once_it_has_worked_a_refused_receive_may_pass(code: str) -> None:
         run.queue.bodies["late"] = "{}"
         await until(lambda: "late" in run.queue.deleted)
         assert run.counts["sqs_errors"] == 5
-
-
-async def test_told_to_stop_it_lands_what_it_holds_and_gives_the_rest_back() -> None:
-    run = Run(100, loader_grace_seconds=6)
-    async with run.following():
-        await until(lambda: run.counts["messages_received"])
-    assert sorted(run.queue.deleted) == sorted(run.landing.rows)
-    assert run.in_flight() == 0
 
 
 async def test_an_error_that_trying_again_cannot_help_gives_everything_back() -> None:

@@ -4,16 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from loader.errors import SqsError
-from loader.landing import storable
-from loader.sqs import DEPTHS, Queue, _read
+from loader.sqs import DEPTHS, Queue
 
 ATTRIBUTES = {"SentTimestamp": "1790000000123", "ApproximateReceiveCount": "3", "SenderId": "AIDAEXAMPLE"}
 GOOD = {"MessageId": "m1", "ReceiptHandle": "handle", "Body": "{}", "MD5OfBody": "99914b932bd37a50b983c5e7c90ae93b"}
-TEXTS = st.text(st.characters(exclude_categories=[]))
 
 
 class Answers(Queue):
@@ -59,11 +55,6 @@ async def test_one_message_that_is_damaged_is_named_and_the_other_nine_are_taken
     assert len(messages) == 9
     assert len(damaged) == 1
     assert "{}" not in damaged[0]
-
-
-@given(st.dictionaries(TEXTS, TEXTS))
-def test_attributes_of_any_characters_are_text_that_postgresql_can_hold(attributes: dict[str, str]) -> None:
-    storable(_read(GOOD | {"Attributes": attributes | ATTRIBUTES, "MessageAttributes": attributes}).attributes).encode()
 
 
 async def test_a_delete_that_sqs_does_not_confirm_is_none() -> None:
