@@ -95,16 +95,8 @@ def test_attributes_land_as_they_are_or_as_a_string_where_jsonb_cannot_hold_them
     [
         ("raise sqlstate '53100' using message = 'no room'", "SQLSTATE 53100: no room", None),
         ("perform pg_terminate_backend(pg_backend_pid())", "SQLSTATE 57P01: ", None),
-        (
-            "raise sqlstate '42501' using message = 'not you'",
-            "PostgreSQL refuses role loader (SQLSTATE 42501: not you); run ",
-            os.EX_NOPERM,
-        ),
-        (
-            "raise sqlstate '42P07' using message = 'it is there'",
-            "PostgreSQL cannot land a batch: SQLSTATE 42P07: it is there",
-            os.EX_SOFTWARE,
-        ),
+        ("raise sqlstate '42501' using message = 'no'", "PostgreSQL refuses role loader (SQLSTATE 42501: no); run ", os.EX_NOPERM),
+        ("raise sqlstate '42P07' using message = 'there'", "PostgreSQL cannot land a batch: SQLSTATE 42P07: there", os.EX_SOFTWARE),
         ("null", "staging.raw_logins takes no row of this day; run python -m loader migrate", os.EX_CONFIG),
     ],
 )

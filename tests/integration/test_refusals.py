@@ -31,9 +31,9 @@ class Case:
     database: Database
     stack: contextlib.ExitStack
 
-    def another_database(self, name: str, options: str = "") -> str:
+    def another_database(self, name: str) -> str:
         admin = self.stack.enter_context(self.database.server.connect())
-        admin.execute(f"create database {name} {options}".encode())
+        admin.execute(f"create database {name}".encode())
         self.stack.callback(admin.execute, f"drop database {name} with (force)".encode())
         return name
 
@@ -49,7 +49,6 @@ MIGRATE = "run python -m loader migrate"
 NO_PASSWORD = "LOADER_PASSWORD is not set; set it, or run make up"
 NO_QUEUE = "-not: QueueDoesNotExist: ", "; check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up"
 WRONG_PASSWORD = "password authentication failed", "check LOADER_PASSWORD"
-LATIN1 = "encoding 'LATIN1' locale_provider libc locale 'C' template template0"
 IMPATIENT = {"LOADER_TIMEOUT_SECONDS": "2"}
 # What is changed, and with which exit code and words the commands end: drain, and what comes after a colon.
 WRONG: dict[str, tuple[Callable[[Case], Environment], int, tuple[str, ...]]] = {
@@ -71,7 +70,6 @@ WRONG: dict[str, tuple[Callable[[Case], Environment], int, tuple[str, ...]]] = {
     "no database": (lambda _: {"PGDATABASE": "nowhere"}, EX_NOPERM, NO_DATABASE),
     "no database: migrate": (lambda _: {"PGDATABASE": "nowhere"}, EX_NOPERM, NO_DATABASE),
     "a database without its tables": (lambda case: {"PGDATABASE": case.another_database("without_tables")}, EX_CONFIG, (MIGRATE,)),
-    "a database in another encoding": (lambda case: {"PGDATABASE": case.another_database("latin1", LATIN1)}, EX_CONFIG, (MIGRATE,)),
     "a role that may not insert": (Case.may_not_insert, EX_NOPERM, ("permission denied",)),
     "a taken HTTP port: follow": (
         lambda case: {"LOADER_HTTP_PORT": case.stack.enter_context(silent())},
