@@ -163,7 +163,7 @@ def test_an_administrator_who_is_no_superuser_can_apply_it(own_server: Postgres)
     assert managed.value("select tableowner::text from pg_tables where tablename = 'raw_logins'") == "pipeline_owner"
     assert managed.value("select session_user::text", "analyst") == "analyst"
     # a password leaves the process only as a verifier
-    assert 'alter role "analyst" password \'SCRAM-SHA-256$' in own_server.log.read_text()
+    assert 'ALTER USER "analyst" PASSWORD \'SCRAM-SHA-256$' in own_server.log.read_text()
     assert "made-up" not in own_server.log.read_text()
     # a membership that only another administrator can take back is named
     with own_server.connect() as connection:
