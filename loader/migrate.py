@@ -75,6 +75,7 @@ def foresee(connection: Connection, directory: Path) -> list[tuple[str, int, int
     """
     with connection.transaction(force_rollback=True):
         _apply_all(connection, directory)
+        connection.execute(sql.SQL("set local role {}").format(sql.Identifier(OWNER)))
         return connection.execute("select * from staging.foresee(%s)", [FORESEEN_MESSAGES]).fetchall()
 
 

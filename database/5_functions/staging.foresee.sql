@@ -2,8 +2,10 @@
 -- `python -m loader migrate --dry-run`, which asks before it takes back what it changed.
 create or replace function staging.foresee(most bigint)
 returns table (place text, judged bigint, passing bigint)
-language sql stable set search_path = pg_catalog, pg_temp
-begin atomic
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
     with
     places as (
         (select 'waiting' as place, unjudged.message_id, unjudged.sent_at from staging.unjudged order by unjudged.sent_at desc limit most)
@@ -21,4 +23,5 @@ begin atomic
     inner join staging.logins using (message_id, sent_at)
     group by places.place
     order by places.place desc;
-end;
+end
+$$;
