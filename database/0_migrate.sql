@@ -6,15 +6,16 @@ set local client_min_messages = error;
 
 -- An error of a file may quote a value of the data, and a password's verifier is in its statement. Only a superuser can keep both
 -- out of the server's log from here.
-select set_config(quiet.name, quiet.value, true)
-from (
-    values ('log_min_messages', 'fatal'), ('log_statement', 'none'), ('log_min_duration_statement', '-1')
-) as quiet (name, value)
-where (select pg_roles.rolsuper from pg_roles where pg_roles.rolname = current_user);
+select
+    set_config('log_min_messages', 'fatal', true) as messages,
+    set_config('log_statement', 'none', true) as statements,
+    set_config('log_min_duration_statement', '-1', true) as slow_statements
+from pg_roles
+where rolname = current_user and rolsuper;
 
 create schema if not exists migrations;
 create table if not exists migrations.applied (
-    file text primary key,
+    file text primary key, -- noqa: RF04, for it is a keyword of other dialects
     sha256 text not null,
     applied_at timestamptz not null default now()
 );
@@ -59,7 +60,7 @@ acls (owned, acl) as (
 
 lines (line) as (
 
-    select owned || ': ' || array(select item::text from unnest(acl) as items (item) order by 1)::text from acls
+    select concat(owned, ': ', (select string_agg(item::text, ' ' order by item::text) from unnest(acl) as items (item))) from acls
     union all
     select pg_policies::text from pg_policies
     union all
