@@ -13,22 +13,23 @@ return case
     when form = 'device_id' and value like '________-____-____-____-____________' and pg_input_is_valid(value, 'uuid') then lower(value)
     when
         form = 'device_id'
-        and masking.bare_text(value) like '________-____-____-____-____________' and pg_input_is_valid(masking.bare_text(value), 'uuid')
-        then lower(masking.bare_text(value))
-    when form = 'device_id' then masking.bare_text(value)
+        and masking.btrim_spaces(value) like '________-____-____-____-____________'
+        and pg_input_is_valid(masking.btrim_spaces(value), 'uuid')
+        then lower(masking.btrim_spaces(value))
+    when form = 'device_id' then masking.btrim_spaces(value)
     when
-        form = 'email' and strpos(masking.bare_text(value), '@') <= 65 and length(masking.bare_text(value)) <= 254
+        form = 'email' and strpos(masking.btrim_spaces(value), '@') <= 65 and length(masking.btrim_spaces(value)) <= 254
         -- words with single dots between them; labels, two or more, the last no number
-        and masking.bare_text(value) ~ (
+        and masking.btrim_spaces(value) ~ (
             '^[a-zA-Z0-9!#$%&''*+/=?^_`{|}~-]+(\.[a-zA-Z0-9!#$%&''*+/=?^_`{|}~-]+)*'
             '@([a-zA-Z0-9]+(-+[a-zA-Z0-9]+)*\.)+(?![0-9]+$)[a-zA-Z0-9]+(-+[a-zA-Z0-9]+)*$'
         )
-        then split_part(masking.bare_text(value), '@', 1) || '@' || lower(split_part(masking.bare_text(value), '@', 2) collate "C")
+        then split_part(masking.btrim_spaces(value), '@', 1) || '@' || lower(split_part(masking.btrim_spaces(value), '@', 2) collate "C")
     when form = 'phone'
         then '+' || substring(
             -- without what separates digits, and without '(0)', which is not dialled from abroad
-            regexp_replace(masking.bare_text(value), E'^tel:|\\(0\\)|[][ ./()\t\u00a0\u2010-\u2013-]', '', 'gi')
+            regexp_replace(masking.btrim_spaces(value), E'^tel:|\\(0\\)|[][ ./()\t\u00a0\u2010-\u2013-]', '', 'gi')
             from '^(?:\+|00)([1-9][0-9]{6,14})$'
         )
-    when form = 'name' then lower(masking.bare_text(regexp_replace(normalize(value, nfkc), '[[:space:]]+', ' ', 'g')))
+    when form = 'name' then lower(masking.btrim_spaces(regexp_replace(normalize(value, nfkc), '[[:space:]]+', ' ', 'g')))
 end;

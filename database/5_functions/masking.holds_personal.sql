@@ -13,8 +13,8 @@ begin
         or value ~ format('(?<![[:alnum:].])(?!0+\.)(%1$s\.){3}%1$s(?![[:alnum:]]|\.[[:alnum:]])', octet)
         -- words of hex digits and colons; PostgreSQL knows which are addresses
         or exists (
-            select from regexp_matches(value, '(?<![[:alnum:]])[0-9a-f:]*(?::[0-9a-f:]*:[0-9a-f]+|[0-9a-f]::)(?![[:alnum:]])', 'gi') as word (text)
-            where pg_input_is_valid(word.text[1], 'inet')
+            select from regexp_matches(value, '(?<![[:alnum:]])[0-9a-f:]*(?::[0-9a-f:]*:[0-9a-f]+|[0-9a-f]::)(?![[:alnum:]])', 'gi') as word
+            where pg_input_is_valid(word[1], 'inet')
         )
         -- with its country's code
         or value ~ E'(?<![[:alnum:]])\\+([ ()./\t\u00a0\u2010-\u2013-]*[0-9]){7,15}(?![0-9])'
@@ -25,8 +25,8 @@ begin
         or exists (
             select from unnest(personal_values) as personal (known)
             where
-                lower(masking.bare_text(known)) = nullif(lower(masking.bare_text(value)), '')
-                or (length(masking.bare_text(known)) >= 8 and strpos(lower(value), lower(masking.bare_text(known))) > 0)
+                lower(masking.btrim_spaces(known)) = nullif(lower(masking.btrim_spaces(value)), '')
+                or (length(masking.btrim_spaces(known)) >= 8 and strpos(lower(value), lower(masking.btrim_spaces(known))) > 0)
         ),
         false
     );

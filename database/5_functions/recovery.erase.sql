@@ -34,20 +34,8 @@ begin
     ),
 
     messages as materialized (
-        select
-            raw_logins.message_id,
-            raw_logins.sent_at,
-            raw_logins.body,
-            read.user_id
-        from staging.raw_logins
-        cross join lateral (
-            select case
-                when jsonb_typeof(staging.event(raw_logins.body) -> 'user_id') in ('string', 'number')
-                    then recovery.canonical_user_id(staging.event(raw_logins.body) ->> 'user_id')
-            end as user_id
-            limit all
-        ) as read
-        where read.user_id is null or read.user_id in (select persons.user_id from persons)
+        select * from staging.message_users
+        where message_users.user_id is null or message_users.user_id in (select persons.user_id from persons)
     ),
 
     about_persons as materialized (
