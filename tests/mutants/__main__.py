@@ -86,6 +86,7 @@ TESTS = {
     "staging.(ensure|raw|unjudged)": ["tests/integration/test_landing.py", "tests/attacks/test_catalog.py", EXPIRE],
     "masking.apply|6_fields": [TOKENS, "tests/judging/test_fields.py", WHOLE, AT_ONCE, COMMANDS],
     "masking.(create_key|keys|hmac|token)": [TOKENS, KEYS],
+    "masking.(holds|may_hold)": ["tests/attacks/test_plain_fields.py"],
     "masking|staging.event": ["tests/judging/test_fields.py", TOKENS, POISON],
     "macros/judging|models/marts": [AGAIN, DATA_TESTS, WHOLE, AT_ONCE],
     "macros|models/staging": [COMMANDS, DATA_TESTS, "tests/attacks/test_small_groups.py", "tests/attacks/test_catalog.py"],
