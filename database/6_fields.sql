@@ -9,7 +9,7 @@ insert into masking.fields (column_name, path, max_length, is_required, domain, 
 values
 ('masked_ip', 'ip', 256, true, 'ip', 'ip', 'invalid_ip'),
 ('masked_network', 'ip', null, true, 'network', 'network', null),
-('masked_device_id', 'device_id', 256, true, 'device_id', 'as_sent', null);
+('masked_device_id', 'device_id', 256, true, 'device_id', 'device_id', null);
 
 -- Not personal, for the reason given, and stored as sent.
 insert into masking.fields (column_name, path, max_length, is_required, on_personal, reason)
