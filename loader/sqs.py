@@ -1,6 +1,5 @@
 """The queue as the loader sees it: receive, delete, give back, count."""
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -74,7 +73,9 @@ class Queue:
         cannot now, the pipeline will ask again; one that does not answer at all is reported at once, as a LoaderError.
         """
         try:
-            await asyncio.gather(self.depth(), self.delete(["probe"]), self.release(["probe"]))
+            await self.depth()
+            await self.delete(["probe"])
+            await self.release(["probe"])
         except SqsError as error:
             end_if_fatal(error, self.url)
             if error.code in {"Unreachable", "NoCredentials"}:
