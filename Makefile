@@ -14,7 +14,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed load rejudge query test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy bench install lock
+.PHONY: help demo up down clean seed load rejudge backfill query test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -47,6 +47,9 @@ load: $(SANDBOX) ## drain the queue into staging
 
 rejudge: $(SANDBOX) ## after a rule was corrected: judge the rejected messages again
 	@cd dbt_project && $(DBT) run-operation judge_again && $(DBT) run
+
+backfill: $(SANDBOX) ## after a field was added or its rule changed: judge and mask the earlier logins again
+	@cd dbt_project && $(DBT) run --select marts --vars 'backfill: true'
 
 query: $(SANDBOX) ## SQL="select …": run it as the analyst and print a table
 	@[ -n "$$SQL" ] || { echo 'SQL is not set; say make query SQL="select …"' >&2; exit 64; }

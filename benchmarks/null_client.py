@@ -26,7 +26,7 @@ CREDENTIALS = ReadOnlyCredentials("stub", "stub", None)
 
 def request(action: str, body: bytes) -> bytes:
     """A signed call."""
-    return signed(ENDPOINT, CREDENTIALS, action, body, dt.datetime.now(dt.UTC))
+    return signed(ENDPOINT, CREDENTIALS, action, body, dt.datetime.now(dt.UTC).replace(second=0, microsecond=0))
 
 
 class Client(asyncio.Protocol):

@@ -3,16 +3,21 @@
 -- dbt test fail as soon as it arrives.
 
 delete from masking.fields;
-insert into masking.fields (column_name, field, max_length, is_required, domain, canonical_form, fallback_domain, reason)
+
+-- Personal, and masked. Text that is no address is masked as sent, so that its duplicates can still be found.
+insert into masking.fields (column_name, path, max_length, is_required, domain, canonical_form, fallback_domain)
 values
-('user_id', 'user_id', 128, true, null, null, null, 'a random UUID that analysts count by; it names nobody outside'),
-('device_type', 'device_type', 32, true, null, null, null, 'one of a few kinds'),
--- text that is no address is masked as sent, so that its duplicates can still be found
-('masked_ip', 'ip', 256, true, 'ip', 'ip', 'invalid_ip', null),
-('masked_network', 'ip', null, true, 'network', 'network', null, null),
-('masked_device_id', 'device_id', 256, true, 'device_id', 'as_sent', null, null),
-('locale', 'locale', 32, false, null, null, null, 'one of some two hundred countries'),
-('app_version', 'app_version', 32, true, null, null, null, 'one of a few releases');
+('masked_ip', 'ip', 256, true, 'ip', 'ip', 'invalid_ip'),
+('masked_network', 'ip', null, true, 'network', 'network', null),
+('masked_device_id', 'device_id', 256, true, 'device_id', 'device_id', null);
+
+-- Not personal, for the reason given, and stored as sent.
+insert into masking.fields (column_name, path, max_length, is_required, on_personal, reason)
+values
+('user_id', 'user_id', 128, true, 'reject', 'a random UUID that analysts count by; it names nobody outside'),
+('device_type', 'device_type', 32, true, 'reject', 'one of a few kinds'),
+('locale', 'locale', 32, false, 'reject', 'one of some two hundred countries'),
+('app_version', 'app_version', 32, true, 'reject', 'one of a few releases');
 
 set local role pipeline_owner;
 

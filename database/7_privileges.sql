@@ -73,13 +73,14 @@ grant select on masking.fields to transformer;
 grant select, insert on marts.user_logins to transformer;
 grant select, insert, delete on marts.rejected_logins to transformer;
 grant select on recovery.erased_messages to transformer;
-grant execute on function staging.begin_judging(bigint), staging.event(text) to transformer;
+grant execute on function staging.begin_judging(bigint, boolean), staging.event(text) to transformer;
 -- what the views and staging.event() call runs with their reader's rights; none of these holds a key
 grant execute on function
 staging.body_is_wrapped(text), staging.can_be_jsonb(text), staging.enveloped_event(text), staging.open_body(text), staging.envelopes(),
 staging.gunzip(bytea), staging.huffman_code(integer[]), staging.read_bits(bytea, integer, integer),
 staging.read_symbol(bytea, integer, integer[], integer[]),
-masking.canonical_ip(text), masking.network_of_ip(text), masking.fault(jsonb, text, boolean, integer),
+masking.canonical_ip(text), masking.network_of_ip(text), masking.fault(text, text, text, text, boolean, integer),
+masking.holds_personal(text, text[]), masking.may_hold_personal(text), masking.canonical_text(text, text), masking.btrim_spaces(text),
 masking.token(integer, bytea, bytea, text), masking.hmac_sha256(bytea, bytea, bytea)
 to transformer;
 

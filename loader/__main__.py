@@ -14,15 +14,16 @@ import click
 import psycopg
 
 from loader import aws
-from loader.errors import LoaderError, first_line, refused, unavailable, unfinished
+from loader.errors import LoaderError
 from loader.landing import Landing
 from loader.login import password_for, refusal, token_for
-from loader.migrate import TABLES, let_in_by_iam, migrate
+from loader.migrate import TABLES, foresee, let_in_by_iam, migrate
 from loader.pipeline import Pipeline
 from loader.report import Report, serve
-from loader.settings import LOGIN_ROLES, LoaderSettings, MigrateSettings, TokenSettings, read
+from loader.settings import LOGIN_ROLES, LoaderSettings, MigrateSettings, read
 from loader.sqs import connect
 
+STOP = (signal.SIGTERM, signal.SIGINT)
 DATABASE = Path(__file__).resolve().parent.parent / "database"
 
 
@@ -46,7 +47,8 @@ def cli() -> None:
 
 
 @cli.command("migrate")
-def migrate_command() -> None:
+@click.option("--dry-run", is_flag=True, help="Change nothing; say how many of the newest messages would be masked by database/.")
+def migrate_command(*, dry_run: bool) -> None:
     """Create or update roles, schemas, tables and functions from database/.
 
     Connects as ADMIN_USER with ADMIN_PASSWORD, and gives each login role the password of its variable (LOADER_PASSWORD,
@@ -62,14 +64,13 @@ def migrate_command() -> None:
     except psycopg.OperationalError as error:
         raise refusal(error, "ADMIN_PASSWORD", "ADMIN_USER") from None
     with connection:
-        try:
-            applied = migrate(connection, DATABASE, passwords)
-            if read(TokenSettings).rds_iam_auth:
-                let_in_by_iam(connection, [role for role in LOGIN_ROLES if role not in passwords])
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise refused(f"{user} may not do this ({error.diag.message_primary}); set ADMIN_USER to an administrator") from None
-        except psycopg.OperationalError as error:
-            raise unavailable(f"{first_line(error)}; run it again, it changes all or nothing") from None
+        if dry_run:
+            for place, judged, passing in foresee(connection, DATABASE):
+                click.echo(f"{place}: {passing:,} of {judged:,} messages would be masked")
+            return
+        applied = migrate(connection, DATABASE, passwords)
+        if settings.rds_iam_auth:
+            let_in_by_iam(connection, [role for role in LOGIN_ROLES if role not in passwords])
     tables = sum(name.startswith(TABLES) for name in applied)
     click.echo(f"database/ applied: {len(applied)} files{f', {tables} of them new tables' if tables else '; no table is new'}")
 
@@ -112,23 +113,15 @@ def _run(*, until_empty: bool) -> None:
 async def load(settings: LoaderSettings, *, until_empty: bool) -> None:
     """Load from the queue of *settings* until it is empty, or until told to stop by a signal; or raise a LoaderError."""
     logging.disable()  # botocore and psycopg may quote requests, and asyncio whole exceptions
-    loop, opening, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
-    report, landing = Report(), Landing(settings)
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, opening.cancel)  # type: ignore[union-attr]  # this is one
-        if not until_empty:
-            serve(settings.loader_http_host, settings.loader_http_port, report)
-        await landing.open()
-        queue = await asyncio.to_thread(connect, settings)
-        await queue.check()
-    except asyncio.CancelledError:
-        raise unfinished("stopped before it began") from None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    report, landing, stop = Report(), Landing(settings), asyncio.Event()
+    if not until_empty:
+        serve(settings.loader_http_host, settings.loader_http_port, report)
+    await landing.open()
+    queue = await asyncio.to_thread(connect, settings)
+    await queue.check()
+    for number in STOP:
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     report.received_at = report.committed_at = monotonic()  # both answered; an idle queue's first receive takes 20 s
-    if not landing.is_durable:
-        report.trouble("a crash of PostgreSQL's machine may lose what it committed", "fsync or full_page_writes is off")
     try:
         await Pipeline(queue, landing, settings, report).run(stop, until_empty=until_empty)
     finally:
@@ -139,6 +132,8 @@ async def load(settings: LoaderSettings, *, until_empty: bool) -> None:
 def main() -> NoReturn:
     """Run the command line; every error becomes one line on stderr and an exit code."""
     exit_code = os.EX_OK
+    for number in STOP:
+        signal.signal(number, signal.default_int_handler)  # until there is something to finish
     try:
         cli(standalone_mode=False, prog_name="python -m loader")
     except LoaderError as error:

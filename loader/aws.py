@@ -59,9 +59,10 @@ def sqs_client(queue_url: str, region: str | None, timeout_seconds: float, conne
 
 
 def is_plain(client: Any) -> bool:
-    """Whether *client* calls its endpoint directly and verifies it, or in plain text; else only boto3 can do as it does."""
-    http = client._endpoint.http_session  # noqa: SLF001  # boto3 has no public way to ask
-    return not (http._proxy_config._proxies or http._cert_file or http._verify is False)  # noqa: SLF001  # as above
+    """Whether *client* calls a host directly and verifies it, or in plain text; else only boto3 can do as it does."""
+    http, parts = client._endpoint.http_session, urllib.parse.urlsplit(client.meta.endpoint_url)  # noqa: SLF001  # there is no public way
+    is_host = parts.path in {"", "/"} and parts.username is None
+    return is_host and not (http._proxy_config._proxies or http._cert_file or http._verify is False)  # noqa: SLF001  # as above
 
 
 def tls_context(client: Any) -> ssl.SSLContext | None:
@@ -87,13 +88,18 @@ class Identity:
     _fetch: asyncio.Task[ReadOnlyCredentials] | None = None
     _valid_until: float = 0.0
 
-    async def credentials(self) -> ReadOnlyCredentials:
-        """The current credentials, or an SqsError; looked at anew once a minute, by one fetch however many calls wait for it."""
+    async def credentials(self, seconds: float | None = None) -> ReadOnlyCredentials:
+        """The current credentials, an SqsError or, after so many *seconds*, a TimeoutError.
+
+        They are looked at anew once a minute, by one fetch however many calls wait for it.
+        """
         now, fetch = asyncio.get_running_loop().time(), self._fetch
         if fetch is None or (fetch.done() and (now >= self._valid_until or fetch.exception())):
             fetch = self._fetch = asyncio.create_task(asyncio.to_thread(self._frozen))
             self._valid_until = now + CREDENTIALS_CHECK_SECONDS
-        return await asyncio.shield(fetch)
+        if not fetch.done() and fetch not in (await asyncio.wait([fetch], timeout=seconds))[0]:
+            raise TimeoutError("AWS credentials did not come in time")
+        return fetch.result()
 
     def expired(self) -> None:
         """SQS calls them expired: look for new ones, in files too."""
@@ -122,10 +128,6 @@ class BotoClient:
         except Exception as error:  # noqa: BLE001  # botocore's own, and whatever fetching credentials raises
             code = error_code(error)
             raise SqsError(plain_code(code) if code else "Unreachable", type(error).__name__) from None
-
-    async def close(self) -> None:
-        """Close boto3's connections; a call under way ends by itself."""
-        self.client.close()
 
 
 def error_code(error: BaseException) -> str | None:

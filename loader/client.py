@@ -19,11 +19,11 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import httptools
+import orjson
 from botocore.credentials import ReadOnlyCredentials
-from botocore.utils import normalize_url_path
 
 from loader.aws import Identity, plain_code
-from loader.errors import SqsError, first_line
+from loader.errors import SqsError
 
 SKEW_CODES = frozenset({"RequestTimeTooSkewed", "InvalidSignatureException", "SignatureDoesNotMatch", "RequestExpired"})
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
@@ -38,39 +38,36 @@ class Endpoint(NamedTuple):
     hostname: str
     port: int
     host: str
-    path: str
-    signed_path: str
     region: str
 
     @classmethod
     def parse(cls, url: str, region: str) -> "Endpoint":
-        """From http(s)://host[:port][/path]."""
+        """From http(s)://host[:port]."""
         parts, default = urllib.parse.urlsplit(url), 443 if url.lower().startswith("https:") else 80
-        host, path = parts.netloc.rpartition("@")[2].lower().removesuffix(f":{default}"), parts.path or "/"
-        return cls(parts.hostname or "", parts.port or default, host, path, urllib.parse.quote(normalize_url_path(path), safe="/~"), region)
+        return cls(parts.hostname or "", parts.port or default, parts.netloc.lower().removesuffix(f":{default}"), region)
 
 
 @functools.lru_cache(maxsize=64)
 def signed(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, body: bytes, now: dt.datetime) -> bytes:
     """The whole HTTP request for *action* of SQS, signed as of *now* (UTC) by AWS Signature Version 4."""
+    canonical, to_sign, key, head = _unsigned(endpoint, credentials, action, now)
+    digest = hashlib.sha256(f"{canonical}{hashlib.sha256(body).hexdigest()}".encode()).hexdigest()
+    signature = hmac.digest(key, f"{to_sign}{digest}".encode(), "sha256").hex()
+    return f"{head}{signature}\r\ncontent-length:{len(body)}\r\n\r\n".encode() + body
+
+
+@functools.lru_cache(maxsize=64)
+def _unsigned(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, now: dt.datetime) -> tuple[str, str, bytes, str]:
+    """What requests for *action* at *now* have in common: what is signed, up to its digest, the key, the request up to its signature."""
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
-    scope = f"{stamp[:8]}/{endpoint.region}/sqs/aws4_request"
+    scope, secret = f"{stamp[:8]}/{endpoint.region}/sqs/aws4_request", f"AWS4{credentials.secret_key}".encode()
+    key = functools.reduce(lambda key, part: hmac.digest(key, part.encode(), "sha256"), scope.split("/"), secret)
     token, token_name = (f"x-amz-security-token:{credentials.token}\n", "x-amz-security-token;") if credentials.token else ("", "")
     names = f"content-type;host;x-amz-date;{token_name}x-amz-target"
     headers = f"content-type:application/x-amz-json-1.0\nhost:{endpoint.host}\nx-amz-date:{stamp}\n{token}x-amz-target:AmazonSQS.{action}\n"
-    canonical = f"POST\n{endpoint.signed_path}\n\n{headers}\n{names}\n{hashlib.sha256(body).hexdigest()}"
-    to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    signature = hmac.digest(_signing_key(credentials.secret_key, scope), to_sign.encode(), "sha256").hex()
-    head = (
-        f"POST {endpoint.path} HTTP/1.1\n{headers}accept-encoding:identity\ncontent-length:{len(body)}\n"
-        f"authorization:AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature={signature}\n\n"
-    )
-    return head.replace("\n", "\r\n").encode() + body
-
-
-@functools.lru_cache(maxsize=2)
-def _signing_key(secret: str, scope: str) -> bytes:
-    return functools.reduce(lambda key, part: hmac.digest(key, part.encode(), "sha256"), scope.split("/"), f"AWS4{secret}".encode())
+    authorization = f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature="
+    head = f"POST / HTTP/1.1\n{headers}accept-encoding:identity\nauthorization:{authorization}".replace("\n", "\r\n")
+    return f"POST\n/\n\n{headers}\n{names}\n", f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n", key, head
 
 
 class _Connection(asyncio.Protocol):
@@ -78,9 +75,11 @@ class _Connection(asyncio.Protocol):
 
     _reply: asyncio.Future[_Reply] | None = None
 
-    def exchange(self, request: bytes) -> asyncio.Future[_Reply]:
-        """Send *request* and return what will be its reply, or a ConnectionError."""
-        reply = self._reply = asyncio.get_running_loop().create_future()
+    def exchange(self, request: bytes, seconds: float) -> asyncio.Future[_Reply]:
+        """Send *request* and return what will be its reply, a ConnectionError or, after so many *seconds*, a TimeoutError."""
+        loop = asyncio.get_running_loop()
+        reply = self._reply = loop.create_future()
+        self._timer = loop.call_later(seconds, self.connection_lost, TimeoutError("no answer in time"))
         if self.transport.is_closing():
             self.connection_lost(None)
         self.transport.write(request)
@@ -90,15 +89,14 @@ class _Connection(asyncio.Protocol):
         self.transport, self._parser = transport, httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self.connection_lost(error)
+        self._parser.feed_data(data)  # for what it cannot read it raises an error, and for that asyncio ends the connection
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport.abort()
         if self._reply and not self._reply.done():
-            self._reply.set_exception(ConnectionError(str(exc or "the server closed the connection")))
+            closed = ConnectionError(str(exc or "the server closed the connection"))
+            self._reply.set_exception(exc if isinstance(exc, TimeoutError) else closed)
+            self._timer.cancel()
 
     def on_message_begin(self) -> None:
         self._body, self._headers = list[bytes](), dict[bytes, bytes]()
@@ -115,6 +113,7 @@ class _Connection(asyncio.Protocol):
         status, reply = self._parser.get_status_code(), self._reply
         if reply and not reply.done() and status >= OK:  # 1xx comes before the answer
             self._reply = None
+            self._timer.cancel()
             reply.set_result((status, b"".join(self._body), self._headers))
             if not self._parser.should_keep_alive():
                 self.transport.abort()
@@ -130,28 +129,20 @@ class SqsClient:
 
     async def call(self, action: str, parameters: dict[str, Any], wait_seconds: int = 0) -> dict[str, Any]:
         """Make *action*, spelled as in the API reference, or raise an SqsError; SQS may hold its answer back for *wait_seconds*."""
-        body, limit = json.dumps(parameters).encode(), wait_seconds + self._timeout_seconds
+        body, seconds = orjson.dumps(parameters), wait_seconds + self._timeout_seconds
         try:
-            async with asyncio.timeout(limit):
-                reply = await self._send(action, body)
-                try:
-                    return _answer(reply)
-                except SqsError as error:
-                    if not self._corrected(error.code, reply[2].get(b"date", b"").decode("latin-1")):
-                        raise
-                return _answer(await self._send(action, body))
+            reply = await self._send(action, body, seconds)
+            try:
+                return _answer(reply)
+            except SqsError as error:
+                if not self._corrected(error.code, reply[2].get(b"date", b"").decode("latin-1")):
+                    raise
+            return _answer(await self._send(action, body, seconds))
         except OSError as error:
-            reason = f"no answer in {limit:g} s" if isinstance(error, TimeoutError) else first_line(error)
-            raise SqsError("Unreachable", f"{self._endpoint.host}: {reason}") from None
+            raise SqsError("Unreachable", f"{self._endpoint.host}: {str(error) or 'no connection in time'}") from None
 
-    async def close(self) -> None:
-        """Close the idle connections; a call under way closes its own."""
-        while self._idle:
-            self._idle.pop().transport.abort()
-        await asyncio.sleep(0)  # asyncio closes the sockets in its next turn
-
-    async def _send(self, action: str, body: bytes) -> _Reply:
-        credentials, now = await self._identity.credentials(), dt.datetime.now(dt.UTC) + self._skew
+    async def _send(self, action: str, body: bytes, seconds: float) -> _Reply:
+        credentials, now = await self._identity.credentials(self._timeout_seconds), dt.datetime.now(dt.UTC) + self._skew
         # A signature is good for five minutes, and more than once: that of a receive is made once a minute.
         request = signed(self._endpoint, credentials, action, body, now.replace(second=0, microsecond=0))
         to, loop = self._endpoint, asyncio.get_running_loop()
@@ -159,17 +150,16 @@ class SqsClient:
             if is_reused := bool(self._idle):
                 connection = self._idle.pop()
             else:
-                new = await loop.create_connection(_Connection, to.hostname, to.port, ssl=self._tls, happy_eyeballs_delay=0.25)
-                connection = new[1]
+                new = loop.create_connection(_Connection, to.hostname, to.port, ssl=self._tls, happy_eyeballs_delay=0.25)
+                connection = (await asyncio.wait_for(new, self._timeout_seconds))[1]
             try:
-                reply = await connection.exchange(request)
+                reply = await connection.exchange(request, seconds)
             except BaseException as error:
                 connection.transport.abort()  # an answer that comes later would be taken for that of the next request
                 if is_reused and isinstance(error, ConnectionError):
                     continue  # servers close idle connections. Every call may be repeated: messages of a lost answer come again
                 raise
-            if not connection.transport.is_closing():
-                self._idle.append(connection)
+            self._idle.append(connection)
             return reply
 
     def _corrected(self, code: str, date: str) -> bool:
@@ -188,7 +178,11 @@ def _answer(reply: _Reply) -> dict[str, Any]:
     """What *reply* says, or the SqsError that it is; a load balancer's HTML counts as `HTTP 503`."""
     status, body, headers = reply
     try:
-        said = json.loads(gzip.decompress(body) if headers.get(b"content-encoding") == b"gzip" else body or b"{}")
+        text = gzip.decompress(body) if headers.get(b"content-encoding") == b"gzip" else body or b"{}"
+        try:
+            said = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            said = json.loads(text)  # which takes half of a surrogate pair
     except (ValueError, OSError, EOFError, zlib.error, RecursionError):
         said = None
     if not isinstance(said, dict):

@@ -2,31 +2,36 @@
 
 import asyncio
 import datetime as dt
-import json
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import psycopg
 from psycopg import errors as sqlstate
 
-from loader.errors import LoaderError, TemporaryError, first_line, refused, unavailable, wrong_setting
+from loader.errors import LoaderError, TemporaryError, first_line, refused, wrong_setting
 from loader.login import password_for, refusal
 from loader.settings import LoaderSettings
 from loader.sqs import Message
 
-EPOCH, MILLISECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(milliseconds=1)
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 INCOMING = "create temp table incoming (message_id text, sent_at timestamptz, body text, attributes text) on commit delete rows"
 # Binary, because an error in a text COPY quotes the row, in the server's log too. And COPY, because the parameters of an
 # INSERT are written to that log by log_min_duration_statement.
 COPY = "copy pg_temp.incoming (message_id, sent_at, body, attributes) from stdin (format binary)"
+# https://www.postgresql.org/docs/current/sql-copy.html: each field is preceded by its length, a time counts microseconds since 2000.
+HEADER, TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+FOUR_FIELDS, TIME, LENGTH = struct.Struct("!hi"), struct.Struct("!iqi"), struct.Struct("!i")
+YEAR_2000_MS, DAY_MS = 946_684_800_000, 86_400_000
 # No conflict target: with one, a role that may only insert is refused.
 LAND = """
     insert into staging.raw_logins (message_id, sent_at, body, attributes)
-    select message_id, sent_at, body, attributes::jsonb from pg_temp.incoming
+    select message_id, sent_at, body, case when pg_input_is_valid(attributes, 'jsonb') then attributes::jsonb else to_jsonb(attributes) end
+    from pg_temp.incoming
     on conflict do nothing;
     insert into staging.unjudged (message_id, sent_at, is_wrapped)
     select message_id, sent_at, staging.body_is_wrapped(body) from pg_temp.incoming;
@@ -42,7 +47,6 @@ SESSION = """
     with of_the_server as (select current_setting('synchronous_commit') as durability)
     select
         case durability when 'remote_apply' then durability else 'on' end,
-        current_setting('fsync')::bool and current_setting('full_page_writes')::bool,
         set_config('synchronous_commit', 'off', false),
         set_config('client_min_messages', 'warning', false),
         set_config('statement_timeout', %(ms)s, false),
@@ -62,20 +66,17 @@ class Landing:
     """The connection that batches land over: opened at need, and opened again whenever it breaks."""
 
     settings: LoaderSettings
-    is_durable: bool = True  # the server writes what is committed to its disk, and whole pages
     _connection: Any = None  # psycopg's
-    _warnings: list[str | None] = field(default_factory=list)
+    _warnings: list[psycopg.errors.Diagnostic] = field(default_factory=list)
     _land: bytes = b""
 
     async def open(self) -> None:
         """Connect, and prove that we may land; a LoaderError says why not."""
         try:
             await self._connect()
-        except psycopg.Error as error:
+        except (psycopg.Error, OSError) as error:
             self._end_if_fatal(error)
             raise refusal(error, "LOADER_PASSWORD", "PGUSER") from None
-        except OSError as error:
-            raise unavailable(f"{self._reason(error)}; start it, or check PGHOST and PGPORT") from None
 
     async def land(self, batch: Sequence[Message]) -> int:
         """Commit *batch*, and return how many of its rows are new; the others had landed before. An empty one only proves that it could.
@@ -83,9 +84,7 @@ class Landing:
         A TemporaryError says that nothing was committed, or that it may not be durable, so that the same batch is to be landed again.
         """
         # Sorted by key, so that two loaders with the same messages wait for each other and never in a circle.
-        rows = sorted(
-            (each.message_id, EPOCH + each.sent_ms * MILLISECOND, storable(each.body), storable_json(each.attributes)) for each in batch
-        )
+        batch = sorted(batch, key=attrgetter("message_id", "sent_ms"))
         try:
             if self._connection is None or self._connection.closed:
                 await self._connect()
@@ -93,11 +92,12 @@ class Landing:
                 # Cancelled by this, psycopg asks the server to cancel, and gives the connection up after some seconds.
                 async with asyncio.timeout(self.settings.loader_timeout_seconds):
                     try:
-                        return await self._insert(rows)
+                        return await self._insert(batch)
                     except sqlstate.CheckViolation:
                         # A day without a partition, for nothing came of it before, or retention has dropped it. In a transaction of its
                         # own, so that its locks are short.
-                        await self._connection.execute(PARTITIONS, [sorted({row[1].date() for row in rows})])
+                        days = {dt.date(1970, 1, 1) + dt.timedelta(days=each.sent_ms // DAY_MS) for each in batch}
+                        await self._connection.execute(PARTITIONS, [sorted(days)])
         except (psycopg.Error, *PASSING_ERRORS) as error:
             self._end_if_fatal(error)
             await self.close()
@@ -113,50 +113,42 @@ class Landing:
         settings, silence = self.settings, int(self.settings.loader_timeout_seconds)
         async with asyncio.timeout(silence):  # AWS credentials may have to be fetched
             password = await asyncio.to_thread(password_for, settings.pguser, settings.pgpassword or settings.loader_password)
-        chosen: dict[str, Any] = {"client_encoding": "UTF8", "application_name": "user-logins loader", "autocommit": True}
+        chosen: dict[str, Any] = {"user": settings.pguser, "password": password, "connect_timeout": silence, "autocommit": True}
         connect = psycopg.AsyncConnection.connect
-        connection = self._connection = await connect(user=settings.pguser, password=password, connect_timeout=silence, **chosen)
-        if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
-            found = f"database {connection.info.dbname} is in {encoding}, and messages are UTF-8"
-            raise wrong_setting(f"{found}; create it with encoding 'UTF8'")
-        connection.add_notice_handler(self._notice)
+        connection = self._connection = await connect(**chosen, client_encoding="UTF8", application_name="user-logins loader")
+        connection.add_notice_handler(self._warnings.append)  # nothing less than a warning comes: see SESSION
         async with asyncio.timeout(silence):
             cursor = await connection.execute(SESSION, {"ms": str(silence * 1000)})
-            ((durability, self.is_durable, *_),) = await cursor.fetchall()
+            ((durability, *_),) = await cursor.fetchall()
             self._land = LAND.format(durability=durability).encode()
             await connection.execute(INCOMING)
             await self._insert([])  # is refused now if it would be refused later
 
-    def _notice(self, said: psycopg.errors.Diagnostic) -> None:
-        if said.severity_nonlocalized == "WARNING":
-            self._warnings.append(said.sqlstate)
-
-    async def _insert(self, rows: Sequence[tuple[str, dt.datetime, str, str]]) -> int:
+    async def _insert(self, batch: Sequence[Message]) -> int:
         async with self._connection.transaction(), self._connection.cursor() as cursor:
-            if rows:
+            if batch:
                 async with cursor.copy(COPY) as copy:
-                    copy.set_types(("text", "timestamptz", "text", "text"))
-                    for row in rows:
-                        await copy.write_row(row)
+                    await copy.write(b"".join((HEADER, *map(row, batch), TRAILER)))
             await cursor.execute(self._land)
             landed: int = cursor.rowcount
-            if rows and not landed:
+            if batch and not landed:
                 await cursor.execute(WAIT_FOR_STANDBY)
             self._warnings.clear()
         if self._warnings:
             # Someone cancelled the wait for a synchronous standby: committed here, and perhaps nowhere else.
-            raise TemporaryError(f"PostgreSQL committed with a warning (SQLSTATE {self._warnings[0]}), so perhaps not on its standby")
+            code = self._warnings[0].sqlstate
+            raise TemporaryError(f"PostgreSQL committed with a warning (SQLSTATE {code}), so perhaps not on its standby")
         return landed
 
     def _end_if_fatal(self, error: Exception) -> None:
         """Raise what to stop with where trying again cannot help: by SQLSTATE, and without one by the kind of error."""
+        found, code = self._reason(error), getattr(error, "sqlstate", None)
         if isinstance(error, NOT_MIGRATED):
-            raise wrong_setting("staging.raw_logins is not as this loader needs it, or not there; run python -m loader migrate")
+            raise wrong_setting(f"staging.raw_logins is not as this loader needs it ({found}); run python -m loader migrate")
         if isinstance(error, sqlstate.InsufficientPrivilege):
-            raise refused(f"PostgreSQL refuses role {self.settings.pguser} ({self._reason(error)}); run python -m loader migrate")
-        code = getattr(error, "sqlstate", None)
+            raise refused(f"PostgreSQL refuses role {self.settings.pguser} ({found}); run python -m loader migrate")
         if not (code.startswith(PASSING) if code else isinstance(error, PASSING_ERRORS)):
-            raise LoaderError(f"PostgreSQL cannot land a batch: {self._reason(error)}")
+            raise LoaderError(f"PostgreSQL cannot land a batch: {found}")
 
     def _reason(self, error: BaseException) -> str:
         """Why, in one line. The server's words are only taken where they cannot quote a row."""
@@ -168,6 +160,13 @@ class Landing:
         return first_line(error)
 
 
+def row(message: Message) -> bytes:
+    """*message* as COPY takes it."""
+    message_id, body, attributes = message.message_id.encode(), storable(message.body).encode(), storable(message.attributes).encode()
+    time = TIME.pack(8, (message.sent_ms - YEAR_2000_MS) * 1000, len(body))
+    return b"".join((FOUR_FIELDS.pack(4, len(message_id)), message_id, time, body, LENGTH.pack(len(attributes)), attributes))
+
+
 def storable(text: str) -> str:
     r"""*text* itself, or `\x` and the hex of its UTF-8 where PostgreSQL's text cannot hold it (U+0000, lone surrogates).
 
@@ -176,10 +175,3 @@ def storable(text: str) -> str:
     if "\0" not in text and (text.isascii() or not SURROGATE.search(text)):
         return text
     return "\\x" + text.encode(errors="surrogatepass").hex()
-
-
-def storable_json(text: str) -> str:
-    """The JSON *text* itself, or `{"unstorable": …}` with its hex where jsonb cannot hold it."""
-    if storable(text) is text and r"\u0000" not in text:
-        return text
-    return json.dumps({"unstorable": text.encode(errors="surrogatepass").hex()})

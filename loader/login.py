@@ -4,12 +4,14 @@ import os
 
 import boto3
 import botocore.exceptions as failures
-import psycopg
 from pydantic import SecretStr
 
 from loader.aws import error_code
 from loader.errors import LoaderError, first_line, refused, unavailable, wrong_setting
 from loader.settings import TokenSettings, read
+
+# What is wrong with variables and files, as botocore says it. Its other errors are of servers and programs.
+CONFIGURATION = (failures.NoRegionError, failures.NoCredentialsError, failures.PartialCredentialsError, failures.ProfileNotFound)
 
 
 def password_for(user: str, kept: str | SecretStr | None) -> str | None:
@@ -21,25 +23,16 @@ def password_for(user: str, kept: str | SecretStr | None) -> str | None:
 def token_for(user: str) -> str:
     """A token that RDS takes as the password of *user* for 15 minutes, signed here with the AWS credentials; or a LoaderError."""
     settings = read(TokenSettings)
-    host, port = settings.pghost or "not set", settings.pgport or "5432"
-    if settings.pgsslmode != "verify-full":
+    host, port, mode = settings.pghost, settings.pgport, settings.pgsslmode
+    if mode != "verify-full" or not host or "," in host + port:
         # RDS has the token sent as it is, so whoever answers in its place could use it.
-        found = f"PGSSLMODE is {settings.pgsslmode}"
-        raise wrong_setting(f"{found}, and an RDS token is sent to a verified server alone; set it to verify-full")
-    if not settings.pghost or "," in host + port:
-        found = f"PGHOST is {host} and PGPORT {port}"
-        raise wrong_setting(f"{found}, and an RDS token is for one host; set them to the endpoint that RDS gives")
+        found = f"PGSSLMODE is {mode}, PGHOST is {host or 'not set'} and PGPORT {port}"
+        raise wrong_setting(f"{found}, and an RDS token is sent to one verified server alone; set verify-full and the endpoint of RDS")
     try:
         region = boto3.Session().region_name or settings.aws_region
         token: str = boto3.client("rds", region_name=region).generate_db_auth_token(DBHostname=host, Port=int(port), DBUsername=user)
-    except failures.NoRegionError:
-        raise wrong_setting("AWS_DEFAULT_REGION is not set, and an RDS token is for one region; set it to the server's") from None
-    except failures.NoCredentialsError:
-        found = "AWS credentials: none found to sign an RDS token"
-        raise wrong_setting(f"{found}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role") from None
-    except (failures.PartialCredentialsError, failures.ProfileNotFound, OSError, ValueError) as error:
-        found = f"AWS configuration: {first_line(error)}"
-        raise wrong_setting(f"{found}; correct it, for an RDS token is signed with its credentials") from None
+    except (*CONFIGURATION, OSError, ValueError) as error:
+        raise wrong_setting(f"AWS configuration: {first_line(error)}; correct it, for an RDS token is signed with it") from None
     except (failures.BotoCoreError, failures.ClientError) as error:
         code = error_code(error)  # its words are whatever a program or a server said, so it is only named
         found = f"AWS gives no credentials to sign an RDS token ({code or type(error).__name__})"
@@ -48,12 +41,12 @@ def token_for(user: str) -> str:
     return token
 
 
-def refusal(error: psycopg.Error, variable: str, user_variable: str) -> LoaderError:
+def refusal(error: Exception, variable: str, user_variable: str) -> LoaderError:
     """What to do where connecting failed with *error*; *variable* is that of the password.
 
     By libpq's own state, for an error in connecting has no SQLSTATE, and its words are in the language of the server.
     """
-    found, connection = first_line(error), error.pgconn
+    found, connection = first_line(error), getattr(error, "pgconn", None)
     if connection and connection.needs_password:
         return wrong_setting(f"{variable} is not set; set it, or run make up, which writes .env")
     if connection and connection.used_password:  # the server answered, and had us prove who we are

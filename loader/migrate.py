@@ -10,7 +10,7 @@ import psycopg
 from psycopg import errors as sqlstate
 from psycopg import sql
 
-from loader.errors import LoaderError
+from loader.errors import LoaderError, first_line, unavailable
 
 Connection = psycopg.Connection[Any]
 
@@ -21,40 +21,10 @@ PAUSE_SECONDS, PATIENCE_SECONDS = 2.0, 600.0
 # Another transaction has what we need, or a second migrate makes the same things at the same time.
 PASSING = (sqlstate.LockNotAvailable, sqlstate.DeadlockDetected, sqlstate.UniqueViolation, sqlstate.InternalError_)
 CATALOG = ("pg_catalog", None)  # a unique violation elsewhere is a mistake in a file
-# A statement that waits for a lock makes everyone behind it wait, loaders included. So wait briefly, let them pass, try again.
-BEGIN = """
-    set local client_min_messages = error;
-    set local lock_timeout = '500ms';
-    {quiet};
-    create schema if not exists migrations;
-    create table if not exists migrations.applied (
-        file text primary key, sha256 text not null, applied_at timestamptz not null default now()
-    );
-    lock table migrations.applied in share row exclusive mode
-"""
-# An error of a file may quote a value of the data, and a password's verifier is in its statement. Only a superuser can keep both
-# out of the server's log from here.
-QUIET = """
-    select set_config(name, value, true)
-    from (values ('log_min_messages', 'fatal'), ('log_statement', 'none'), ('log_min_duration_statement', '-1')) as quiet (name, value)
-    where (select rolsuper from pg_roles where rolname = current_user)
-"""
-# All that the file of privileges sets, in one value: who may do what, row security, and the settings of roles and of the database.
-WHAT_PRIVILEGES_SET = """
-    with acls (owned, acl) as (
-        select 'schema ' || oid, nspacl from pg_namespace
-        union all select 'relation ' || oid || relrowsecurity::text, relacl from pg_class where relnamespace >= 16384
-        union all select 'column ' || attrelid || ' ' || attnum, attacl from pg_attribute where attacl is not null
-        union all select 'function ' || oid, proacl from pg_proc where pronamespace >= 16384 or proname like 'lo\\_%'
-        union all select 'database ' || oid, datacl from pg_database where datname = current_database()
-    )
-    select md5(string_agg(line, ' ' order by line)) from (
-        select owned || ': ' || array(select item::text from unnest(acl) as item order by 1)::text from acls
-        union all select pg_policies::text from pg_policies
-        union all select pg_db_role_setting::text from pg_db_role_setting
-    ) as lines (line)
-"""
-APPLIED = """
+FORESEEN_MESSAGES = 10_000
+RECORDED = "select sha256 from migrations.applied where file = %s"
+WHAT_PRIVILEGES_SET = "select digest from pg_temp.privileges"
+RECORD = """
     insert into migrations.applied (file, sha256) values (%s, %s)
     on conflict (file) do update set sha256 = excluded.sha256, applied_at = now()
 """
@@ -79,12 +49,17 @@ def migrate(connection: Connection, directory: Path, passwords: Mapping[str, str
     while True:
         try:
             with connection.transaction():
-                return _migrate(connection, directory, passwords)
+                ran = _apply_all(connection, directory)
+                for role, password in passwords.items():
+                    connection.pgconn.change_password(role.encode(), password.encode())  # which sends a SCRAM verifier
+                return ran
         except PASSING as error:
             if time.monotonic() > deadline:
                 found = f"another transaction holds what migrate needs ({error.diag.message_primary})"
                 raise MigrationError(f"{found}; end it or try later; nothing was changed") from None
             time.sleep(PAUSE_SECONDS)
+        except psycopg.OperationalError as error:
+            raise unavailable(f"{first_line(error)}; run it again, it changes all or nothing") from None
 
 
 def let_in_by_iam(connection: Connection, roles: Sequence[str]) -> None:
@@ -93,28 +68,31 @@ def let_in_by_iam(connection: Connection, roles: Sequence[str]) -> None:
         connection.execute(sql.SQL("grant rds_iam to {}").format(sql.SQL(", ").join(map(sql.Identifier, roles))))
 
 
-def _migrate(connection: Connection, directory: Path, passwords: Mapping[str, str]) -> list[str]:
-    connection.execute(BEGIN.format(quiet=QUIET).encode())
-    applied, ran = dict(connection.execute("select file, sha256 from migrations.applied").fetchall()), []
-    for name in sorted(str(path.relative_to(directory)) for path in directory.rglob("*.sql")):
-        statements = (directory / name).read_bytes()
-        digest = hashlib.sha256(statements).hexdigest()
-        if name in applied and name.startswith(TABLES):
-            if applied[name] != digest:
-                raise MigrationError(f"database/{name} was changed after it ran; put the change into a new file in database/{TABLES}")
-            continue
-        _apply(connection, name, statements)
-        connection.execute(APPLIED, (name, digest))
-        ran.append(name)
-    for role, password in passwords.items():
-        verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-        connection.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(verifier)))
-    return ran
+def foresee(connection: Connection, directory: Path) -> list[tuple[str, int, int]]:
+    """What *directory* would do, without doing it: a place, how many of its newest messages were judged, how many would be masked.
+
+    Places are waiting, rejected and masked. Readers of the marts wait for it if a column is new, some tenths of a second.
+    """
+    with connection.transaction(force_rollback=True):
+        _apply_all(connection, directory)
+        connection.execute(sql.SQL("set local role {}").format(sql.Identifier(OWNER)))
+        return connection.execute("select * from staging.foresee(%s)", [FORESEEN_MESSAGES]).fetchall()
 
 
-def _apply(connection: Connection, name: str, statements: bytes) -> None:
-    role = sql.Identifier(OWNER) if "/" in name else sql.SQL("none")
-    connection.execute(sql.SQL("set local role {}").format(role))
+def _apply_all(connection: Connection, directory: Path) -> list[str]:
+    names = sorted(str(path.relative_to(directory)) for path in directory.rglob("*.sql"))
+    return [name for name in names if _apply(connection, directory, name)]
+
+
+def _apply(connection: Connection, directory: Path, name: str) -> bool:
+    """Whether the file *name* ran: a table's does once."""
+    statements = (directory / name).read_bytes()
+    digest = hashlib.sha256(statements).hexdigest()
+    if name.startswith(TABLES) and (found := connection.execute(RECORDED, [name]).fetchone()):
+        if found != (digest,):
+            raise MigrationError(f"database/{name} was changed after it ran; put the change into a new file in database/{TABLES}")
+        return False
+    connection.execute(sql.SQL("set local role {}").format(sql.Identifier(OWNER) if "/" in name else sql.SQL("none")))
     try:
         with connection.transaction() as attempt:
             before = connection.execute(WHAT_PRIVILEGES_SET).fetchone() if name == PRIVILEGES else None
@@ -127,8 +105,10 @@ def _apply(connection: Connection, name: str, statements: bytes) -> None:
             raise
         quotes_values = (error.sqlstate or "").startswith(("22", "23"))
         rule = f", constraint {error.diag.constraint_name}" if error.diag.constraint_name else ""
-        reason = f"SQLSTATE {error.sqlstate}{rule}" if quotes_values else error.diag.message_primary or error
+        reason = f"SQLSTATE {error.sqlstate}{rule}" if quotes_values else error.diag.message_primary or first_line(error)
         if isinstance(error, sqlstate.DependentObjectsStillExist) and error.diag.message_detail:
             reason = f"{reason} ({error.diag.message_detail})"
         raise MigrationError(f"database/{name} was refused: {reason}; nothing was changed") from error
     connection.execute("set local role none")
+    connection.execute(RECORD, (name, digest))
+    return True

@@ -1,6 +1,5 @@
-"""The queue as the loader sees it: receive, delete, extend or give back, count."""
+"""The queue as the loader sees it: receive, delete, give back, count."""
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -11,32 +10,32 @@ from typing import Any, NamedTuple
 
 from loader import aws
 from loader.client import Endpoint, SqsClient
-from loader.errors import LoaderError, SqsError, TemporaryError, backoff_seconds, unavailable
+from loader.errors import LoaderError, SqsError, TemporaryError, unavailable
 from loader.settings import LoaderSettings
 
-RECEIVE_MAX, OPEN_ATTEMPTS = 10, 5
+RECEIVE_MAX = 10
 # What is landed with a body. The others say nothing of the message (SenderId: the producer's identity in AWS), and weigh 90 bytes.
 SYSTEM_ATTRIBUTES = ["SentTimestamp", "ApproximateReceiveCount", "MessageGroupId", "SequenceNumber", "DeadLetterQueueSourceArn"]
-ATTRIBUTES = {"MessageSystemAttributeNames": SYSTEM_ATTRIBUTES, "MessageAttributeNames": ["All"]}
+ASKED = {"MaxNumberOfMessages": RECEIVE_MAX, "MessageSystemAttributeNames": SYSTEM_ATTRIBUTES, "MessageAttributeNames": ["All"]}
 DEPTHS = tuple(f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed"))
 LATEST_SENT_MS = 32_503_680_000_000  # the year 3000
 # What trying again cannot help: what to exit with, what to do, and SQS's codes.
+REFUSED = "SQS refuses us; check the credentials and the queue's policy"
 FATAL = (
     (os.EX_UNAVAILABLE, "check SQS_QUEUE_URL and AWS_DEFAULT_REGION, or run make up", "QueueDoesNotExist InvalidAddress"),
-    (os.EX_NOPERM, REFUSED := "SQS refuses us; check the credentials and the queue's policy", "AccessDenied KmsAccessDenied NotAuthorized"),
-    (os.EX_NOPERM, REFUSED, "OptInRequired InvalidSecurity InvalidClientTokenId MissingAuthenticationToken UnrecognizedClientException"),
-    (os.EX_NOPERM, REFUSED, "IncompleteSignature InvalidSignatureException SignatureDoesNotMatch"),
-    (
-        os.EX_CONFIG,
-        "the endpoint does not know the call; check AWS_ENDPOINT_URL",
-        "UnsupportedOperation InvalidAction UnknownOperationException",
-    ),
-    (os.EX_PROTOCOL, "is this SQS?", "InvalidAnswer"),
+    (os.EX_NOPERM, REFUSED, "AccessDenied KmsAccessDenied NotAuthorized OptInRequired InvalidSecurity InvalidClientTokenId"),
+    (os.EX_NOPERM, REFUSED, "MissingAuthenticationToken UnrecognizedClientException IncompleteSignature"),
+    (os.EX_NOPERM, REFUSED, "InvalidSignatureException SignatureDoesNotMatch"),
+    (os.EX_PROTOCOL, "is this SQS? check AWS_ENDPOINT_URL", "UnsupportedOperation InvalidAction UnknownOperationException InvalidAnswer"),
 )
 # What SQS says of a single message whose receipt handle no longer counts.
 GONE_CODES = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
 
 Failures = dict[str, str]  # the code that SQS gave, by receipt handle
+
+
+class DamageError(ValueError):
+    """What is wrong with a message, without personal values."""
 
 
 @dataclass(slots=True)
@@ -61,54 +60,57 @@ class Depth(NamedTuple):
 
 @dataclass(slots=True)
 class Queue:
-    """An SQS queue, and for how long each receive and each extension hides a message from others. Every call may raise an SqsError."""
+    """An SQS queue, and for how long each receive hides a message from others. Every call may raise an SqsError."""
 
     url: str
     client: SqsClient | aws.BotoClient
     visibility_seconds: int
 
     async def check(self) -> None:
-        """Make sure that we may also delete and extend: a loader that may only receive would land the same messages for ever.
+        """Make sure that we may also delete and give back: a loader that may only receive would land the same messages for ever.
 
         Deleting an invented receipt handle harms nothing, and tells AccessDenied from ReceiptHandleIsInvalid. Where SQS answers that it
-        cannot now, it is asked again; one that does not answer at all is reported at once, as a LoaderError.
+        cannot now, the pipeline will ask again; one that does not answer at all is reported at once, as a LoaderError.
         """
-        for attempt in range(1, OPEN_ATTEMPTS + 1):
-            try:
-                await self.depth()
-                for code in *(await self.delete(["probe"])).values(), *(await self.hide(["probe"], 0)).values():
-                    end_if_fatal(SqsError(code, "of a delete or of an extension"), self.url)
-            except SqsError as error:
-                end_if_fatal(error, self.url)
-                if error.code in {"Unreachable", "NoCredentials"} or attempt == OPEN_ATTEMPTS:
-                    raise unavailable(f"queue {self.url} cannot be reached: {error}; check AWS_ENDPOINT_URL, or try again later") from None
-                await asyncio.sleep(backoff_seconds(attempt))
-            else:
-                return
+        try:
+            await self.depth()
+            await self.delete(["probe"])
+            await self.release(["probe"])
+        except SqsError as error:
+            end_if_fatal(error, self.url)
+            if error.code in {"Unreachable", "NoCredentials"}:
+                raise unavailable(f"queue {self.url} cannot be reached: {error}; check AWS_ENDPOINT_URL, or try again later") from None
 
     async def receive(self, wait_seconds: int) -> tuple[list[Message], list[str]]:
         """Take up to ten messages, waiting up to *wait_seconds* (0 to 20) for the first; they come back unless deleted.
 
         Returns too what was wrong with each message that arrived damaged. It is left alone, so it comes back as well.
         """
-        asked = {"MaxNumberOfMessages": RECEIVE_MAX, "WaitTimeSeconds": wait_seconds, "VisibilityTimeout": self.visibility_seconds}
-        answer = await self._call("ReceiveMessage", wait_seconds, **asked, **ATTRIBUTES)
+        asked = {"QueueUrl": self.url, "WaitTimeSeconds": wait_seconds, "VisibilityTimeout": self.visibility_seconds, **ASKED}
+        answer = await self.client.call("ReceiveMessage", asked, wait_seconds)
         if not isinstance(found := answer.get("Messages") or [], list):
             raise SqsError("InvalidAnswer", "Messages is no list")
-        read = [_read(each) for each in found]
-        return [each for each in read if isinstance(each, Message)], [each for each in read if isinstance(each, str)]
+        messages, damaged = list[Message](), list[str]()
+        for each in found:
+            try:
+                messages.append(_read(each))
+            except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                damaged.append(
+                    f"a message that is not as SQS describes them: {error if isinstance(error, DamageError) else type(error).__name__}"
+                )
+        return messages, damaged
 
     async def delete(self, handles: Sequence[str]) -> Failures:
         """Delete up to ten messages; return those that SQS did not delete. Where the call fails, all may have been deleted all the same."""
         return await self._batch("DeleteMessageBatch", handles)
 
-    async def hide(self, handles: Sequence[str], seconds: int) -> Failures:
-        """Hide up to ten messages from others for *seconds* from now, or, with 0, give them back; return those that SQS refused."""
-        return await self._batch("ChangeMessageVisibilityBatch", handles, VisibilityTimeout=seconds)
+    async def release(self, handles: Sequence[str]) -> Failures:
+        """Give up to ten messages back, for others to receive at once; return those that SQS refused."""
+        return await self._batch("ChangeMessageVisibilityBatch", handles, VisibilityTimeout=0)
 
     async def depth(self) -> Depth:
         """Count the queue's messages. SQS calls it approximate: the figures settle within about a minute."""
-        answer = await self._call("GetQueueAttributes", AttributeNames=DEPTHS)
+        answer = await self.client.call("GetQueueAttributes", {"QueueUrl": self.url, "AttributeNames": DEPTHS})
         try:
             return Depth(*(int(answer["Attributes"][name]) for name in DEPTHS))
         except (KeyError, TypeError, ValueError):
@@ -116,22 +118,20 @@ class Queue:
 
     async def _batch(self, action: str, handles: Sequence[str], **entry: int) -> Failures:
         """What of *handles* does not stand under Successful; a success that SQS does not confirm is none."""
-        answer = await self._call(action, Entries=[{"Id": str(at), "ReceiptHandle": handle, **entry} for at, handle in enumerate(handles)])
+        entries = [{"Id": str(at), "ReceiptHandle": handle, **entry} for at, handle in enumerate(handles)]
+        answer = await self.client.call(action, {"QueueUrl": self.url, "Entries": entries})
         try:
-            done = {int(each["Id"]) for each in answer.get("Successful") or ()}
-            codes = {int(each["Id"]): str(each.get("Code")) for each in answer.get("Failed") or ()}
+            done = {each["Id"] for each in answer.get("Successful") or ()}
+            codes = {each["Id"]: str(each.get("Code")) for each in answer.get("Failed") or ()}
         except (KeyError, TypeError, ValueError, AttributeError):
             raise SqsError("InvalidAnswer", "an answer to a batch without the Ids of its entries") from None
-        return {handle: codes.get(at, "NoAnswer") for at, handle in enumerate(handles) if at not in done}
-
-    async def _call(self, action: str, wait_seconds: int = 0, **parameters: Any) -> dict[str, Any]:
-        return await self.client.call(action, {"QueueUrl": self.url, **parameters}, wait_seconds)
+        return {handle: codes.get(str(at), "NoAnswer") for at, handle in enumerate(handles) if str(at) not in done}
 
 
 def connect(settings: LoaderSettings) -> Queue:
     """The queue by the loader's own client or, where that could not do as boto3 does, and where the setting says so, by boto3."""
     timeout = settings.loader_timeout_seconds
-    # Each receiver has a connection, and each deleter; extending and counting need some more.
+    # Each receiver has a connection, and each deleter; giving back and counting need some more.
     boto3 = aws.sqs_client(settings.sqs_queue_url, settings.aws_region, timeout, 3 * settings.loader_receivers + 1)
     client: SqsClient | aws.BotoClient = aws.BotoClient(boto3)
     if settings.loader_sqs_client == "own" and aws.is_plain(boto3):
@@ -147,22 +147,19 @@ def end_if_fatal(error: TemporaryError, url: str) -> None:
             raise LoaderError(f"queue {url}: {error}; {advice}", exit_code) from None
 
 
-def _read(found: Any) -> Message | str:
-    """The message that SQS describes as *found*, or why it is damaged; its id alone may be told."""
-    try:
-        message_id, body, attributes = found["MessageId"], found["Body"], found["Attributes"]
-        sent_ms, receives = int(attributes.pop("SentTimestamp")), int(attributes.pop("ApproximateReceiveCount", 1))
-        digest = found.get("MD5OfBody")
-        if digest and digest != hashlib.md5(body.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest():
-            return f"message {message_id}: its body does not match MD5OfBody"
-        if not (message_id.isascii() and message_id.isprintable() and 0 <= sent_ms < LATEST_SENT_MS):
-            return "a message whose MessageId or SentTimestamp cannot be"
-        if sent := found.get("MessageAttributes"):
-            attributes["MessageAttributes"] = sent
-        kept = _JSON({"ApproximateReceiveCount": receives, **attributes}) if attributes else f'{{"ApproximateReceiveCount": {receives}}}'
-        return Message(message_id, sent_ms, body, kept, str(found["ReceiptHandle"]), receives)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        return f"a message that SQS describes without what every message has ({type(error).__name__})"
+def _read(found: Any) -> Message:
+    """The message that SQS describes as *found*. A ValueError says why it is damaged; its id alone may be told."""
+    message_id, body, attributes = found["MessageId"], found["Body"], found["Attributes"]
+    sent_ms, receives = int(attributes.pop("SentTimestamp")), int(attributes.pop("ApproximateReceiveCount", 1))
+    digest = found.get("MD5OfBody")
+    if digest and digest != hashlib.md5(body.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest():
+        raise DamageError(f"the body of {message_id} does not match MD5OfBody")
+    if not (message_id.isascii() and message_id.isprintable() and 0 <= sent_ms < LATEST_SENT_MS):
+        raise DamageError("its MessageId or SentTimestamp cannot be")
+    if sent := found.get("MessageAttributes"):
+        attributes["MessageAttributes"] = sent
+    kept = _JSON({"ApproximateReceiveCount": receives, **attributes}) if attributes else f'{{"ApproximateReceiveCount": {receives}}}'
+    return Message(message_id, sent_ms, body, kept, str(found["ReceiptHandle"]), receives)
 
 
 # boto3 gives a binary attribute as bytes, the API as base64.

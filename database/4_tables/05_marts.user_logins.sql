@@ -8,7 +8,7 @@ create table marts.user_logins (
     locale varchar(32),
     app_version varchar(32) not null,
     create_date date not null,
-    ip_is_valid boolean not null,
+    ip_is_valid boolean,
     masked_network varchar(256),
     app_version_parts integer[],
     message_id text not null,

@@ -1,6 +1,7 @@
--- Makes what follows from masking.fields: the columns of marts.user_logins, a key for each domain, and four views.
+-- Makes what follows from masking.fields: the columns of marts.user_logins, a key for each domain, and five views.
 --   staging.unjudged_logins  what awaits judgement, read, judged and masked: what dbt takes
 --   staging.logins           the same of every landed message: what a developer's dbt target takes
+--   staging.message_users    whose each landed message is, for erasure; null where no user can be read in it
 --   staging.personal_values  each personal value of a landed message and its canonical form: what recovery goes by
 --   recovery.login_tokens    each token of marts.user_logins, one a row
 -- Views, because a view's owner reads the key for its reader, in parallel workers and without a cost per call.
@@ -10,22 +11,28 @@ as $$
 declare
     this record;
     built record;
-    key constant text := '(select version from masking.keys where domain = %1$L), (select inner_block from masking.keys where domain = %1$L),'
-        ' (select outer_block from masking.keys where domain = %1$L)';
+    misplaced text;
     template text;
 begin
     for this in
         select
             fields.*,
             case when fields.domain is null then fields.max_length else 256 end as length,
-            pg_attribute.atttypmod - 4 as found_length
+            pg_attribute.attnotnull as is_not_null,
+            pg_attribute.atttypmod - 4 as found_length,
+            pg_attribute.attnum is not null as is_there
         from masking.fields
         left join pg_attribute
             on pg_attribute.attrelid = 'marts.user_logins'::regclass and pg_attribute.attname = fields.column_name and not attisdropped
+        where fields.column_name is not null
     loop
-        if this.found_length is null then
-            execute format('alter table marts.user_logins add column %I varchar(%s)', this.column_name, this.length);
-        elsif this.found_length < this.length then
+        if not this.is_there then
+            execute format('alter table marts.user_logins add column %I %s', this.column_name, case
+                when this.json_type = 'number' then 'numeric'
+                when this.json_type = 'boolean' then 'boolean'
+                else format('varchar(%s)', this.length)
+            end);
+        elsif this.found_length between 1 and this.length - 1 then
             begin
                 execute format('alter table marts.user_logins alter column %I type varchar(%s)', this.column_name, this.length);
             exception when feature_not_supported then
@@ -33,52 +40,134 @@ begin
                     this.column_name, this.found_length, this.length using errcode = 'dependent_objects_still_exist';
             end;
         end if;
+        -- what is not required may be null, and so may a token without a fallback
+        if this.is_not_null and not (this.is_required and (this.canonical_form in ('as_sent', 'device_id') or this.fallback_domain is not null
+            or this.domain is null)) then
+            execute format('alter table marts.user_logins alter column %I drop not null', this.column_name);
+        end if;
     end loop;
 
     perform masking.create_key(domains.domain)
     from (
-        select domain from masking.fields union select fallback_domain from masking.fields union select 'erased_user'
+        select domain from masking.fields union select fallback_domain from masking.fields
+        union select 'misplaced' from masking.fields where on_personal = 'mask'
+        union select 'erased_user'
     ) as domains
     where domains.domain is not null and domains.domain not in (select keys.domain from masking.keys);
 
-    -- an address is made canonical once, for its token and its network's
+    with
+
+    -- a field's value as text, its type, and the form that its token is made of; an address is made canonical once for all its tokens
+    read as (
+        select
+            fields.*,
+            reached.json,
+            regexp_replace(reached.json, ' -> (\S+)$', ' ->> \1') as text,
+            quote_ident(case canonical_form when 'network' then 'ip' else canonical_form end || '_of_' || path) as form
+        from masking.fields
+        cross join lateral (
+            select 'event' || string_agg(' -> ' || case when key ~ '^[0-9]' then key else quote_literal(key) end, '' order by place) as json
+            from unnest(fields.keys) with ordinality as parts (key, place)
+        ) as reached
+        where column_name is not null
+    ),
+
+    masked as (
+        select
+            read.*,
+            case canonical_form
+                when 'as_sent' then text
+                when 'network' then format('masking.network_of_ip(%s)', form)
+                else form
+            end as canonical,
+            case
+                when canonical_form in ('ip', 'network') then format('masking.canonical_ip(%s) as %s', text, form)
+                when canonical_form != 'as_sent' then format('masking.canonical_text(%L, %s) as %s', canonical_form, text, form)
+            end as computed,
+            format('%L = any(misplaced)', column_name) as is_misplaced
+        from read
+    ),
+
+    tokens as (
+        select
+            masked.*,
+            format(key.template, domain, canonical) as token,
+            format(key.template, fallback_domain, text) as fallback_token,
+            format(key.template, 'misplaced', text) as misplaced_token
+        from masked
+        cross join (
+            values
+            (
+                'masking.token((select version from masking.keys where domain = %1$L), (select inner_block from masking.keys where domain = %1$L),'
+                ' (select outer_block from masking.keys where domain = %1$L), %2$s)'
+            )
+        ) as key (template)
+    )
+
     select
         string_agg(format(
             case
-                when domain is null then 'event ->> %1$L'
-                when fallback_domain is null then 'masking.token(%3$s, %5$s)'
-                else 'case when %5$s is null then masking.token(%4$s, event ->> %1$L) else masking.token(%3$s, %5$s) end'
-            end || ' as %2$I', field, column_name, format(key, domain), format(key, fallback_domain), form
+                when on_personal = 'mask' then 'case when %6$s then %5$s else %2$s end'
+                when domain is null and json_type in ('number', 'boolean') then 'case when jsonb_typeof(%7$s) = %8$L then (%7$s)::%9$s end'
+                when domain is null then '%2$s'
+                when fallback_domain is null then '%3$s'
+                else 'case when %10$s is null then %4$s else %3$s end'
+            end || ' as %1$I',
+            column_name, text, token, fallback_token, misplaced_token, is_misplaced, json, json_type,
+            case json_type when 'number' then 'numeric' else json_type end, canonical
         ), ', ' order by column_name) as columns,
-        string_agg(format('masking.fault(event, %L, %L, %s)', field, is_required, max_length), ', ' order by field)
-            filter (where max_length is not null) as faults,
-        string_agg(distinct format('masking.canonical_ip(event ->> %L) as %I', field, 'address_in_' || field), ', ')
-            filter (where canonical_form in ('ip', 'network')) as addresses,
-        string_agg(format('(%L, %L, %L, %L, %s, %s)', column_name, field, domain, fallback_domain, plain, form), ', ')
-            filter (where domain is not null) as personal_values,
-        string_agg(format('(%1$L, %1$I)', column_name), ', ' order by column_name) filter (where domain is not null) as tokens
+        concat_ws(
+            ', ',
+            string_agg(
+                format('masking.fault(%L, %s, jsonb_typeof(%s), %L, %L, %L)', path, text, json, json_type, is_required, max_length), ', ' order by path
+            ) filter (where max_length is not null or json_type in ('number', 'boolean')),
+            string_agg(format('case when %s then %L end', is_misplaced, path || '_personal'), ', ' order by path)
+                filter (where on_personal = 'reject')
+        ) as faults,
+        concat_ws(
+            ', ',
+            string_agg(distinct computed, ', '),
+            format('lower(concat_ws('' '', %s)) as plain', string_agg(text, ', ') filter (where on_personal in ('reject', 'mask')))
+        ) as computed,
+        string_agg(
+            format(
+                '(%L, %L, %L, %L, %s, %s)', column_name, path, coalesce(domain, 'misplaced'), fallback_domain,
+                -- a network's token gives the network back, and no address in it
+                case when canonical_form = 'network' then canonical else text end,
+                case when domain is null then format('case when %s then %s end', is_misplaced, text) else canonical end
+            ), ', '
+        ) filter (where domain is not null or on_personal = 'mask') as personal_values,
+        string_agg(
+            format(case when domain is null then '(%1$L, substring(%1$I from ''^v[0-9]+:[0-9a-f]{32}$''))' else '(%1$L, %1$I)' end, column_name),
+            ', ' order by column_name
+        ) filter (where domain is not null or on_personal = 'mask') as tokens,
+        string_agg(distinct format('strpos(plain, lower(%s)) > 0', text), ' or ') filter (where domain is not null) as repeated,
+        string_agg(
+            format('case when jsonb_typeof(%s) = ''string'' and masking.holds_personal(%s, array[%s]) then %L end', json, text, (
+                select string_agg(distinct personal.text, ', ') from read as personal where personal.domain is not null
+            ), column_name), ', '
+        ) filter (where on_personal in ('reject', 'mask')) as holding,
+        max(case when column_name = 'user_id' then format(
+            'case when jsonb_typeof(%s) in (''string'', ''number'') then recovery.canonical_user_id(%s) end', json, text
+        ) end) as user_id
     into built
-    from masking.fields
-    cross join lateral (
-        select case canonical_form
-            when 'ip' then format('%I', 'address_in_' || field)
-            when 'network' then format('masking.network_of_ip(%I)', 'address_in_' || field)
-            when 'as_sent' then format('event ->> %L', field)
-        end as form
-    ) as canonical
-    cross join lateral (
-        -- a network's token gives the network back, and no address in it
-        select case when canonical_form = 'network' then form else format('event ->> %L', field) end as plain
-    ) as sent;
+    from tokens;
+
+    -- the columns that would show a personal value
+    misplaced := format(
+        'case when masking.may_hold_personal(plain) or %s then array_remove(array[%s]::text[], null) end as misplaced',
+        built.repeated, built.holding
+    );
 
     -- LIMIT ALL keeps the planner from copying what is computed below it. An event that is a text is the reason why there is none.
     template := format(
-        'select message_id, sent_at, landed_at, reasons, %1$s from (select *%3$s from (select *, string_to_array('
+        'select message_id, sent_at, landed_at, reasons, %1$s from (select *, string_to_array('
         'case when jsonb_typeof(event) = ''string'' then event #>> ''{}'''
         ' when coalesce(%2$s) is not null then concat_ws('' '', %2$s) end, '' '') as reasons'
+        ' from (select *, %4$s from (select *, %3$s'
         ' from (select raw_logins.message_id, raw_logins.sent_at, raw_logins.landed_at, staging.event(raw_logins.body) as event'
-        ' from staging.raw_logins %%s limit all) as read limit all) as judged limit all) as canonical',
-        built.columns, built.faults, ', ' || built.addresses
+        ' from staging.raw_logins %%s limit all) as read limit all) as computed limit all) as checked limit all) as judged',
+        built.columns, built.faults, built.computed, misplaced
     );
 
     for this in
@@ -94,16 +183,21 @@ begin
             ' where rejected.message_id = raw_logins.message_id and rejected.sent_at = raw_logins.sent_at)'
         )),
         ('staging', 'logins', format(template, '')),
+        ('staging', 'message_users', format(
+            'select raw_logins.message_id, raw_logins.sent_at, raw_logins.body, %s as user_id from staging.raw_logins'
+            ' cross join lateral (select staging.event(raw_logins.body) as event limit all) as read',
+            built.user_id
+        )),
         ('staging', 'personal_values', format(
-            'select raw_logins.message_id, raw_logins.sent_at, value.column_name, value.field,'
+            'select raw_logins.message_id, raw_logins.sent_at, value.column_name, value.path as field,'
             ' case when value.form is null then value.fallback_domain else value.domain end as domain,'
             ' value.plain_value, coalesce(value.form, value.plain_value) as canonical_value'
             ' from staging.raw_logins'
             ' cross join lateral (select staging.event(raw_logins.body) as event limit all) as read'
-            ' cross join lateral (select true as is_read%s limit all) as canonical'
-            ' cross join lateral (values %s) as value (column_name, field, domain, fallback_domain, plain_value, form)'
+            ' cross join lateral (select %s limit all) as computed cross join lateral (select %s limit all) as checked'
+            ' cross join lateral (values %s) as value (column_name, path, domain, fallback_domain, plain_value, form)'
             ' where coalesce(value.form, case when value.fallback_domain is not null then value.plain_value end) is not null',
-            ', ' || built.addresses, built.personal_values
+            built.computed, misplaced, built.personal_values
         )),
         ('recovery', 'login_tokens', format(
             'select message_id, sent_at, token.column_name, token.token from marts.user_logins'

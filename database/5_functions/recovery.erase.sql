@@ -38,19 +38,12 @@ begin
 
     messages as materialized (
         select
-            raw_logins.message_id,
-            raw_logins.sent_at,
-            read.user_id,
-            case when read.user_id is null then recovery.searchable_text(raw_logins.body) end as searchable_text
-        from staging.raw_logins
-        cross join lateral (
-            select case
-                when jsonb_typeof(staging.event(raw_logins.body) -> 'user_id') in ('string', 'number')
-                    then recovery.canonical_user_id(staging.event(raw_logins.body) ->> 'user_id')
-            end as user_id
-            limit all
-        ) as read
-        where read.user_id is null or read.user_id in (select persons.user_id from persons)
+            message_users.message_id,
+            message_users.sent_at,
+            message_users.user_id,
+            case when message_users.user_id is null then recovery.searchable_text(message_users.body) end as searchable_text
+        from staging.message_users
+        where message_users.user_id is null or message_users.user_id in (select persons.user_id from persons)
     ),
 
     about_persons as materialized (

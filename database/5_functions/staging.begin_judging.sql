@@ -1,8 +1,9 @@
 -- What a dbt model needs before it takes messages from the work list: a key for every domain, the outcomes' partitions, and a list
--- without batches and without erased persons. The model then takes the first *max_messages* of the list, or all. Call it in a
--- repeatable read transaction that holds the models' lock (see the macro begin_judging): the model then sees exactly the messages that
--- were looked at here.
-create or replace function staging.begin_judging(max_messages bigint default null)
+-- without batches and without erased persons. The model then takes the first *max_messages* of the list, or all. With *again*, every
+-- login whose raw message is there goes back on the list first, and the model takes all; readers see the old rows until it commits.
+-- Call it in a repeatable read transaction that holds the models' lock (see the macro begin_judging): the model then sees exactly the
+-- messages that were looked at here.
+create or replace function staging.begin_judging(max_messages bigint default null, again boolean default false)
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
@@ -18,6 +19,17 @@ begin
     perform recovery.require_isolation('repeatable read');
     if domains_without_key is not null then
         raise exception 'no masking key for domain %; run python -m loader migrate', domains_without_key using errcode = 'no_data_found';
+    end if;
+
+    if again then
+        max_messages := null;
+        with taken_back as (
+            delete from marts.user_logins using staging.raw_logins
+            where user_logins.message_id = raw_logins.message_id and user_logins.sent_at = raw_logins.sent_at
+            returning user_logins.message_id, user_logins.sent_at
+        )
+        insert into staging.unjudged (message_id, sent_at)
+        select taken_back.message_id, taken_back.sent_at from taken_back;
     end if;
 
     loop
@@ -46,18 +58,15 @@ begin
     if exists (select from recovery.tombstones) or exists (select from recovery.erased_messages) then
         perform recovery.delete_messages(array_agg(unwanted.message_id), array_agg(unwanted.sent_at))
         from (
-            select unjudged.*
+            select unjudged.message_id, unjudged.sent_at
             from staging.unjudged
-            inner join staging.raw_logins
-                on unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at
+            inner join staging.message_users using (message_id, sent_at)
             inner join masking.keys on keys.domain = 'erased_user'
             where unjudged.sent_at <= (select coalesce(nullif(current_setting('staging.sent_until'), ''), 'infinity')::timestamptz)
                 and (
                     (unjudged.message_id, unjudged.sent_at) in (select message_id, sent_at from recovery.erased_messages)
-                    or masking.token(
-                        keys.version, keys.inner_block, keys.outer_block,
-                        recovery.canonical_user_id(staging.event(raw_logins.body) ->> 'user_id')
-                    ) in (select user_token from recovery.tombstones)
+                    or masking.token(keys.version, keys.inner_block, keys.outer_block, message_users.user_id)
+                    in (select user_token from recovery.tombstones)
                 )
         ) as unwanted;
     end if;

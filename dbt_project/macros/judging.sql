@@ -13,7 +13,7 @@
     {%- if target.name == 'production' -%}
         set transaction isolation level repeatable read;
         lock table only marts.rejected_logins in share update exclusive mode;
-        select staging.begin_judging({{ var('max_messages_per_run') }})
+        select staging.begin_judging({{ var('max_messages_per_run') }}, {{ var('backfill') and this.identifier == 'user_logins' }})
     {%- endif -%}
 {%- endmacro %}
 

@@ -20,7 +20,7 @@ user_logins as (
 
 known_fields as (
 
-    select array_agg(field) as names from {{ source('masking', 'fields') }}
+    select array_agg(distinct keys[1]) as names from {{ source('masking', 'fields') }}
 
 ),
 

@@ -16,14 +16,22 @@ user_logins as (
 
 ),
 
+fields as (
+
+    select * from {{ source('masking', 'fields') }}
+
+),
+
 addresses as (
 
     select distinct
         user_logins.masked_ip,
         split_part(user_logins.masked_ip, ':', 1) as key_version,
-        masking.canonical_ip(staging.event(raw_logins.body) ->> 'ip') as canonical_ip
+        masking.canonical_ip(staging.event(raw_logins.body) #>> fields.keys) as canonical_ip
 
     from raw_logins
+
+    inner join fields on fields.column_name = 'masked_ip'
 
     inner join user_logins
         on

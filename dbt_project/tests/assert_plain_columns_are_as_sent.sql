@@ -52,7 +52,12 @@ changed as (
 
     inner join fields on fields.domain is null and logins.masked_login ? fields.column_name
 
-    where (logins.masked_login ->> fields.column_name) is distinct from (logins.login_event ->> fields.field)
+    where
+        (logins.masked_login ->> fields.column_name) is distinct from (logins.login_event #>> fields.keys)
+        -- a number is compared as one: 1.0 may come back as 1.00
+        and (logins.masked_login -> fields.column_name) is distinct from (logins.login_event #> fields.keys)
+        -- a personal value in the wrong place, masked whole
+        and not (fields.on_personal = 'mask' and logins.masked_login ->> fields.column_name ~ '^v[0-9]+:[0-9a-f]{32}$')
 
 )
 

@@ -231,4 +231,4 @@ def test_dbts_role_can_have_no_value_masked_that_it_chooses(masked_for_all: Data
         "and pronamespace::regnamespace::text in ('staging', 'masking', 'marts', 'recovery')",
         "transformer",
     )
-    assert callable_as_owner == [("staging.begin_judging(bigint)",)]
+    assert callable_as_owner == [("staging.begin_judging(bigint,boolean)",)]

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,13 @@ class Talkative:
         assert "pg_stat_statements" in texts
         assert not [name for name, text in texts.items() if not name.startswith("staging.") and canaries.found_in(text)]
         assert [name for name, text in texts.items() if canaries.keys_found_in(text, keys)] == ["masking.keys"]
+
+
+def as_transformer(database: Database, expression: str, values: list[str]) -> list[Any]:
+    """What dbt's role gets for *expression* of each value."""
+    with database.connect("transformer") as connection:
+        query = f"select {expression} from unnest(%s::text[]) with ordinality as given (value, place) order by place"
+        return [found for (found,) in connection.execute(query.encode(), [values]).fetchall()]
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from hashlib import sha256
 import pytest
 
 from tests import canaries, support
+from tests.attacks.conftest import as_transformer
 from tests.support import Database
 
 # RFC 4231, section 4, by the number of the case: key, data, HMAC-SHA-256. The fifth is published cut to 128 bits, as our tokens are.
@@ -35,13 +36,56 @@ NO_ADDRESSES = [
     *("3221225985", "0xc0.0.2.1", "192.0.2.1, 192.0.2.2", "192.0.2.1\u200b", "\uff11\uff19\uff12.0.2.1", "192\u30020\u30022\u30021"),
     *("fe80::1%eth0", "::ffff:192.0.2.01", "1::2::3", "[2001:db8::1]", "[2001:db8::1]:443"),
 ]
-
-
-def as_transformer(database: Database, expression: str, values: list[str]) -> list[str | None]:
-    """What dbt's role gets for *expression* of each value."""
-    with database.connect("transformer") as connection:
-        query = f"select {expression} from unnest(%s::text[]) with ordinality as given (value, place) order by place"
-        return [found for (found,) in connection.execute(query.encode(), [values]).fetchall()]
+UUID = "0190e5c8-7b3a-7c1d-9f2e-00000000abcd"
+# By kind: spellings, and the canonical form of each.
+SPELLINGS: dict[str, dict[str, str | None]] = {
+    "device_id": {
+        **dict.fromkeys([UUID, UUID.upper(), f" {UUID}\n", f"\u200b{UUID.upper()}\u00a0"], UUID),
+        " Serial 7B\t": "Serial 7B",
+        **{text: text for text in ("593-47-5928", "ABCDEF", UUID.upper().replace("-", ""), f"{{{UUID.upper()}}}", UUID.upper()[:-1])},
+        # as long as a UUID and with its hyphens
+        UUID.upper().replace("A", "G"): UUID.upper().replace("A", "G"),
+    },
+    "email": {
+        **dict.fromkeys(["Some.Body+news@example.com", " Some.Body+news@EXAMPLE.Com\n"], "Some.Body+news@example.com"),
+        "SOME.BODY+NEWS@example.com": "SOME.BODY+NEWS@example.com",  # the local part is its host's to read (RFC 5321, section 2.4)
+        "o'neil_{x}/y=z@a-b.c1.example": "o'neil_{x}/y=z@a-b.c1.example",
+        "x@XN--80AK6AA92E.example": "x@xn--80ak6aa92e.example",
+        f"{'a' * 64}@example.com": f"{'a' * 64}@example.com",
+        **dict.fromkeys(["", "unknown", "@example.com", "a@", "a@localhost", "a@@example.com", "a@b@example.com", "a b@example.com"]),
+        **dict.fromkeys([".a@example.com", "a.@example.com", "a..b@example.com", "a@.example.com", "a@example.com.", "a@example..com"]),
+        **dict.fromkeys(["a@-b.example", "a@b-.example", "a@b_c.example", "a@192.0.2.1", "a@[192.0.2.1]", '"a b"@example.com']),
+        **dict.fromkeys(
+            [f"{'a' * 65}@example.com", f"a@{'b.' * 126}example", "<a@example.com>", "mailto:a@example.com", "a@example.com, b@example.com"]
+        ),
+    },
+    "phone": {
+        **dict.fromkeys(["+12025550100", "+1 202 555 0100", "+1 (202) 555-0100", "+1.202.555.0100", "tel:+1-202-555-0100"], "+12025550100"),
+        **dict.fromkeys([" TEL:001/202/555 0100\n", "+1\u00a0202\u2011555\u20130100", "00 1 [202] 5550100"], "+12025550100"),
+        **dict.fromkeys(["+44 (0)20 7946 0018", "+44 20 7946 0018"], "+442079460018"),
+        "+1 555 0100": "+15550100",
+        "+123456789012345": "+123456789012345",
+        "+1234567": "+1234567",
+        **dict.fromkeys(["", "2025550100", "(202) 555-0100", "020 7946 0018", "+123456", "+1234567890123456", "+0442079460018"]),
+        **dict.fromkeys(
+            [
+                "+1 202 555 0100 x2",
+                "+1 202 555 0100;ext=2",
+                "++12025550100",
+                "+1 202 CALL NOW",
+                "+\u0661\u0662\u0663\u0664\u0665\u0666\u0667",
+                "tel:",
+            ]
+        ),
+    },
+    "name": {
+        **dict.fromkeys(["ada lovelace", " Ada\t LOVELACE\n", "Ada\u00a0Lovelace", "\u200b\uff21da\u3000Lovelace"], "ada lovelace"),
+        **dict.fromkeys(["\u00c9lo\u00efse", "E\u0301LOI\u0308SE"], "\u00e9lo\u00efse"),
+        "": "",
+    },
+    "as_sent": {text: text for text in ("", " Ada\u00a0", "\\x41", UUID.upper())},
+}
+ODD = ["\\", "%", "\ud7ff\ue000", "\U0001f469\u200d\U0001f680", "\u0130I\u0131", "a" * 10_000, "+" * 500, "@." * 500, "\u0301" * 500]
 
 
 @pytest.mark.parametrize("case", RFC_4231)
@@ -95,6 +139,18 @@ def test_what_is_no_address_is_none_and_raises_nothing(masked_for_all: Database)
     assert set(as_transformer(masked_for_all, "masking.canonical_ip(value)", NO_ADDRESSES)) == {None}
     # of what is not canonical it says nothing, but it does not raise, for the message would quote the text
     as_transformer(masked_for_all, "masking.network_of_ip(value)", NO_ADDRESSES)
+
+
+@pytest.mark.parametrize("form", ["device_id", "email", "phone", "name", "as_sent"])
+def test_a_value_has_one_spelling_of_its_kind_or_none_and_raises_nothing(masked_for_all: Database, form: str) -> None:
+    spellings = SPELLINGS[form]
+    as_other_kinds = [spelling for others in SPELLINGS.values() for spelling in others]
+    canonical = f"masking.canonical_text('{form}', value)"
+    assert dict(zip(spellings, as_transformer(masked_for_all, canonical, list(spellings)), strict=True)) == spellings
+    # a canonical form is its own
+    found = as_transformer(masked_for_all, canonical, [*as_other_kinds, *ODD])
+    forms = [one for one in found if one is not None]
+    assert as_transformer(masked_for_all, canonical, forms) == forms
 
 
 def test_addresses_of_one_network_have_one_network_token_and_others_another(masked_for_all: Database) -> None:

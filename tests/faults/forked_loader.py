@@ -12,11 +12,11 @@ import psycopg
 import time_machine
 
 from loader import __main__ as command_line
-from loader import pipeline, sqs
+from loader import sqs
 from loader.errors import SqsError
 from loader.landing import Landing
 from loader.settings import LoaderSettings
-from loader.sqs import Message, Queue
+from loader.sqs import RECEIVE_MAX, Message, Queue
 
 DURABILITY = {r"set local synchronous_commit = \w+;": "", r"set_config\('synchronous_commit', 'off', false\)": "null"}
 # The end of a transaction truncates the temporary table, and duplicates are written to the work list. Either has a commit wait for
@@ -52,9 +52,10 @@ class Careless(Landing):
     """Deletes a batch from the queue before it commits it."""
 
     async def land(self, batch: Sequence[Message]) -> int:
-        for chunk in pipeline.in_tens([message.receipt_handle for message in batch]):
+        handles = [message.receipt_handle for message in batch]
+        for start in range(0, len(handles), RECEIVE_MAX):
             with contextlib.suppress(SqsError):
-                await opened[0].delete(chunk)
+                await opened[0].delete(handles[start : start + RECEIVE_MAX])
         return await super().land(batch)
 
 

@@ -81,21 +81,22 @@ def test_a_body_that_text_cannot_hold_lands_as_hex_of_its_utf8(database: Databas
     assert landed == [("\\x" + body.encode(errors="surrogatepass").hex(), False) for body in bodies]
 
 
+@pytest.mark.parametrize("attributes", ['{"a": 1}', '{"a": "\\u0000"}', '{"a": "\0"}', '{"a": "\ud800"}', "no JSON"])
+def test_attributes_land_as_they_are_or_as_a_string_where_jsonb_cannot_hold_them(
+    database: Database, settings: LoaderSettings, attributes: str
+) -> None:
+    assert land(settings, [Message("a", SENT_MS, "{}", attributes, "handle")]) == [1]
+    (landed,) = database.rows("select attributes from staging.raw_logins")
+    assert landed == ({"a": 1} if attributes == '{"a": 1}' else storable(attributes),)
+
+
 @pytest.mark.parametrize(
     ("failure", "said", "exit_code"),
     [
         ("raise sqlstate '53100' using message = 'no room'", "SQLSTATE 53100: no room", None),
         ("perform pg_terminate_backend(pg_backend_pid())", "SQLSTATE 57P01: ", None),
-        (
-            "raise sqlstate '42501' using message = 'not you'",
-            "PostgreSQL refuses role loader (SQLSTATE 42501: not you); run ",
-            os.EX_NOPERM,
-        ),
-        (
-            "raise sqlstate '42P07' using message = 'it is there'",
-            "PostgreSQL cannot land a batch: SQLSTATE 42P07: it is there",
-            os.EX_SOFTWARE,
-        ),
+        ("raise sqlstate '42501' using message = 'no'", "PostgreSQL refuses role loader (SQLSTATE 42501: no); run ", os.EX_NOPERM),
+        ("raise sqlstate '42P07' using message = 'there'", "PostgreSQL cannot land a batch: SQLSTATE 42P07: there", os.EX_SOFTWARE),
         ("null", "staging.raw_logins takes no row of this day; run python -m loader migrate", os.EX_CONFIG),
     ],
 )

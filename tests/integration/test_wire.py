@@ -52,7 +52,9 @@ def call(caller: Any, *actions: str, between: Callable[[], object] = lambda: Non
                 answers.append(await caller.call(action, {"QueueUrl": URL} | parameters))
             except SqsError as error:
                 answers.append(error.code)
-        await caller.close()
+        for connection in getattr(caller, "_idle", ()):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # asyncio closes the sockets in its next turn
         return answers
 
     return asyncio.run(work())
@@ -164,14 +166,21 @@ def test_no_answer_is_unreachable_and_a_late_one_is_not_taken_for_the_next(monke
 
 # ── who to ask, and as whom ──────────────────────────────────────────────────────────────────────────────────────────
 
+BY_BOTO3 = [
+    ("HTTP_PROXY", "http://127.0.0.1:9"),
+    ("LOADER_SQS_CLIENT", "boto3"),
+    ("endpoint", "http://127.0.0.1:1/base/"),
+    ("endpoint", "http://somebody@127.0.0.1:1"),
+]
 
-@pytest.mark.parametrize("variables", [{}, {"HTTP_PROXY": "http://127.0.0.1:9"}, {"LOADER_SQS_CLIENT": "boto3"}], ids=str)
+
+@pytest.mark.parametrize("variables", [{}, *({name: value} for name, value in BY_BOTO3)], ids=str)
 def test_boto3_makes_the_calls_where_it_must_or_shall_and_nobody_there_is_unreachable(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    caller = calling(monkeypatch, "http://127.0.0.1:1")
+    monkeypatch.setenv("HTTP_PROXY", variables.get("HTTP_PROXY", ""))
+    client = variables.get("LOADER_SQS_CLIENT", "own")
+    caller = calling(monkeypatch, variables.get("endpoint", "http://127.0.0.1:1"), loader_sqs_client=client)
     assert (type(caller).__name__ == "BotoClient") == bool(variables)
     assert call(caller, "ReceiveMessage") == ["Unreachable"]
 

@@ -8,7 +8,7 @@ from tests.judging.conftest import Warehouse
 from tests.support import ROOT, Database
 
 MASKING = ROOT / "docs" / "masking.md"
-POLICY = re.compile(r"(?<=^\| column \| field \| longest \|)(.*?\n\|[-|]+\|\n)((?:\|.*\n)*)", re.MULTILINE)
+POLICY = re.compile(r"(?<=^\| column \| path \| type \|)(.*?\n\|[-|]+\|\n)((?:\|.*\n)*)", re.MULTILINE)
 # A field that is added is described where it is declared, in user_logins.yml.
 MODELS = ("model.user_logins.user_logins", "model.user_logins.stg_logins")
 DESCRIBED_IN = dict.fromkeys(
@@ -42,8 +42,8 @@ def test_everything_in_the_docs_is_described(warehouse: Warehouse) -> None:
 
 def test_the_policy_in_the_docs_is_the_reviewed_one(database: Database) -> None:
     rows = database.rows(
-        "select column_name, field, max_length, case when is_required then 'yes' else 'no' end,"
-        " domain, canonical_form, fallback_domain, reason"
+        "select column_name, path, json_type, max_length, case when is_required then 'yes' else 'no' end,"
+        " domain, canonical_form, fallback_domain, on_personal, reason"
         ' from masking.fields order by column_name collate "C"'
     )
     policy = "".join("| " + " | ".join("" if cell is None else str(cell) for cell in row) + " |\n" for row in rows)

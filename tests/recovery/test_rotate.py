@@ -133,7 +133,7 @@ def test_a_domain_that_is_declared_while_a_rotation_waits_has_its_key_and_is_mas
     with unmasked.connect(autocommit=False) as admin, ThreadPoolExecutor() as officers:
         admin.execute(
             "set local role pipeline_owner; "
-            "insert into masking.fields (column_name, field, max_length, is_required, domain, canonical_form) "
+            "insert into masking.fields (column_name, path, max_length, is_required, domain, canonical_form) "
             "values ('masked_email', 'email', 256, false, 'email', 'as_sent'); select masking.apply_fields()"
         )
         rotation = officers.submit(unmasked.recovery, "rotate")

@@ -70,10 +70,10 @@ class MemoryQueue:
                 self.deleted.append(message_id)
         return {}
 
-    async def hide(self, handles: Sequence[str], seconds: int) -> Failures:
-        await self._called("extend" if seconds else "give back")
+    async def release(self, handles: Sequence[str]) -> Failures:
+        await self._called("give back")
         for handle in handles:
-            self.hidden_until[handle.partition("/")[0]] = asyncio.get_running_loop().time() + seconds
+            self.hidden_until[handle.partition("/")[0]] = 0.0
         return {}
 
     async def depth(self) -> Depth:
@@ -88,7 +88,6 @@ class MemoryLanding:
 
     rows: dict[str, str] = field(default_factory=dict)
     failures: list[Exception] = field(default_factory=list)
-    is_durable: bool = True
     batches: list[int] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -121,9 +120,9 @@ class Run(Report):
     def trouble(self, event: str, reason: str) -> None:
         self.troubles.append(f"{event}: {reason}")
 
-    def counts(self, *names: str) -> list[int]:
+    def messages(self, *names: str) -> list[int]:
         """The counters `messages_…`."""
-        return [self.count(f"messages_{name}") for name in names]
+        return [self.counts[f"messages_{name}"] for name in names]
 
     async def drain(self) -> None:
         await Pipeline(self.queue, self.landing, self.settings, self).run(self.stop, until_empty=True)  # type: ignore[arg-type]

@@ -1,52 +1,14 @@
-"""What the loader remembers: leases and room."""
+"""What the loader remembers: how much it holds."""
 
 import pytest
 
 from loader.errors import backoff_seconds
-from loader.held import Held
+from loader.held import Delivery, Held
 from loader.sqs import Message
 
 
-def messages(*handles: str, weight: int = 100) -> list[Message]:
-    return [Message(handle, 0, " " * weight, "", handle) for handle in handles]
-
-
-def holding(*handles: str, keep_seconds: float = 100) -> Held:
-    """Held since 0, by a lease of 10 s."""
-    held = Held(10, keep_seconds, 20, 30_000)
-    held.take(messages(*handles), now=0)
-    return held
-
-
-def test_a_lease_is_due_at_half_time_and_not_when_it_has_lapsed() -> None:
-    held = holding("a", "b")
-    held.take(messages("c"), now=4)
-    for now, due, ours in ((4.9, "", "abc"), (5, "ab", "abc"), (9, "abc", "abc"), (10, "c", "c")):
-        assert held.due(now) == list(due)
-        assert held.ours(["a", "b", "c", "unknown"], now) == list(ours)
-
-
-def test_an_extension_counts_from_when_it_was_asked_for() -> None:
-    held = holding("a", "b")
-    held.extend(["a", "dropped meanwhile"], asked_at=5)
-    assert held.ours("ab", 14.9) == ["a"]
-    assert held.ours("ab", 15) == []
-    assert len(held) == 2
-
-
-def test_nothing_is_extended_for_ever() -> None:
-    held = holding("a", keep_seconds=30)
-    for now in (5, 10, 15, 20, 25):
-        assert held.due(now) == ["a"]
-        held.extend(["a"], now)
-    assert held.due(30) == held.ours("a", 36) == []
-
-
-def test_what_was_let_go_of_is_not_deleted_on() -> None:
-    held = holding("a")
-    held.drop(["a", "unknown"])
-    assert held.ours("a", 1) == []
-    assert not held
+def delivery(messages: int, weight: int = 100) -> Delivery:
+    return Delivery([Message(str(number), 0, " " * weight, "", str(number)) for number in range(messages)], 10)
 
 
 @pytest.mark.parametrize(
@@ -63,11 +25,21 @@ def test_what_was_let_go_of_is_not_deleted_on() -> None:
     ],
 )
 def test_room_is_kept_for_the_answers_under_way(already: int, weight: int, landed: bool, under_way: int, has_room: bool) -> None:  # noqa: FBT001  # a table
-    held = Held(10, 100, 20, 30_000)
-    held.take(messages(*"abcdefghij"[:already], weight=weight), now=0)
+    held, taken = Held(20, 30_000), delivery(already, weight)
+    if already:
+        held.take(taken)
     if landed:
-        held.bytes = 0
+        held.landed(taken)
     assert held.has_room(under_way) is has_room
+
+
+def test_what_is_dropped_gives_its_room_back_once_and_lets_its_bodies_go() -> None:
+    held, first, second = Held(20, 30_000), delivery(7), delivery(2)
+    held.take(first)
+    held.take(second)
+    for _ in range(2):
+        held.drop(first)
+    assert (held.messages, held.bytes, first.messages, len(first.handles)) == (2, second.bytes, (), 7)
 
 
 def test_backing_off_doubles_up_to_a_bound() -> None:

@@ -1,12 +1,11 @@
-"""The four parts, without a server."""
+"""The three parts, without a server."""
 
 import asyncio
 import time
-from unittest import mock
 
 import pytest
 
-from loader import errors, pipeline
+from loader import pipeline
 from loader.errors import LoaderError, SqsError, TemporaryError
 from tests.unit.memory import Run, until
 
@@ -25,14 +24,14 @@ async def test_what_is_drained_is_landed_then_deleted_and_counted() -> None:
     await run.drain()
     assert run.landing.rows == {f"m{number}": f"body {number}" for number in range(95)}
     assert sorted(run.queue.deleted) == sorted(run.landing.rows)
-    assert run.counts("received", "landed", "deleted") == [95, 95, 95]
-    assert len(run.held) == 0
+    assert run.messages("received", "landed", "deleted") == [95, 95, 95]
+    assert run.in_flight() == 0
 
 
 async def test_nothing_is_deleted_before_its_commit() -> None:
     run = Run(30)
     async with run.draining():
-        await until(lambda: run.counts("received") == [30])
+        await until(lambda: run.messages("received") == [30])
         assert not run.queue.calls["delete"]
     assert len(run.queue.deleted) == 30
 
@@ -52,7 +51,7 @@ async def test_while_postgresql_fails_no_more_is_received_and_then_it_goes_on() 
     run = Run(500, loader_batch_messages=10)
     run.landing.failures = [AWAY] * 5
     await run.drain()
-    assert run.count("database_errors") == 5
+    assert run.counts["database_errors"] == 5
     assert len(run.landing.rows) == 500
     assert run.troubles.count("PostgreSQL failed, trying again: away") == 5
 
@@ -62,9 +61,9 @@ async def test_after_a_long_outage_what_is_held_is_given_back_and_received_again
     run = Run(30)
     run.landing.failures = [AWAY] * FOR_EVER
     async with run.following():
-        await until(lambda: run.count("messages_released") and not run.held)
-        received, failed = run.queue.calls["receive"], run.count("database_errors")
-        await until(lambda: run.count("database_errors") > failed + 100)
+        await until(lambda: run.counts["messages_released"] and not run.in_flight())
+        received, failed = run.queue.calls["receive"], run.counts["database_errors"]
+        await until(lambda: run.counts["database_errors"] > failed + 100)
         assert run.queue.calls["receive"] == received  # and their receive count does not rise
         run.landing.failures = []
         await until(lambda: len(run.queue.deleted) == 30)
@@ -81,7 +80,7 @@ async def test_a_drain_gives_a_server_up_that_fails_for_long(monkeypatch: pytest
     with pytest.raises(LoaderError, match=f"{what} failed for .*; run python -m loader drain again later"):
         await run.drain()
     assert not run.queue.deleted
-    assert run.counts("released") == run.counts("received")
+    assert run.messages("released") == run.messages("received")
 
 
 async def test_a_drain_does_not_give_sqs_up_that_answers_between_its_failures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,22 +88,10 @@ async def test_a_drain_does_not_give_sqs_up_that_answers_between_its_failures(mo
     monkeypatch.setattr(pipeline, "OUTAGE_SECONDS", 0.05)
     run = Run(10, loader_max_held_messages=10)
     async with run.draining():
-        await until(lambda: run.counts("received") == [10])
+        await until(lambda: run.messages("received") == [10])
         await asyncio.sleep(0.1)  # the time without a receive, which is the fault
         run.queue.failures["receive"] = [SqsError("InternalError", "once")]
-    assert run.count("sqs_errors") == 1
-
-
-async def test_twenty_failing_extensions_in_a_row_let_no_message_lapse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "backoff_seconds", errors.backoff_seconds)
-    run = Run(10)
-    run.queue.visibility_seconds = 2
-    run.queue.failures["extend"] = [SqsError("InternalError", "extend")] * 20
-    async with run.draining():
-        started = time.monotonic()
-        # held beyond the first lease, which alone would have lapsed
-        await until(lambda: run.queue.calls["extend"] > 22 and time.monotonic() - started > 1.5 * run.queue.visibility_seconds)
-    assert (run.count("message_handles_expired"), run.counts("received")) == (0, [10])
+    assert run.counts["sqs_errors"] == 1
 
 
 async def test_a_delete_that_fails_as_a_whole_is_no_expired_handle() -> None:
@@ -112,31 +99,20 @@ async def test_a_delete_that_fails_as_a_whole_is_no_expired_handle() -> None:
     run = Run(10)
     run.queue.failures["delete"] = [SqsError("InvalidParameterValue", "of the whole call")] * 3
     await run.drain()
-    assert (run.count("message_handles_expired"), run.count("message_delete_failures"), run.counts("deleted")) == (0, 30, [10])
+    assert (run.counts["message_handles_expired"], run.counts["message_delete_failures"], run.messages("deleted")) == (0, 30, [10])
 
 
 async def test_a_message_that_cannot_be_deleted_lands_as_a_duplicate_and_anew_when_it_was_a_dead_letter_and_is_redriven() -> None:
     """A redriven message has a new id."""
     run = Run(1)
     run.queue.visibility_seconds, run.queue.undeletable = 1, True
-    with mock.patch.object(pipeline, "KEEP_SECONDS", 0.0):
-        async with run.following():
-            await until(lambda: run.counts("duplicate") == [2] and run.count("message_delete_failures") >= 3)
-            assert run.counts("received", "landed", "deleted", "redelivered") == [3, 1, 0, 2]
-            run.queue.undeletable, run.queue.bodies = False, {"redriven": run.queue.bodies["m0"]}
-            await until(lambda: run.queue.deleted == ["redriven"] and not run.held)
+    async with run.following():
+        await until(lambda: run.messages("duplicate") == [2] and run.counts["message_delete_failures"] >= 3)
+        assert run.messages("received", "landed", "deleted", "redelivered") == [3, 1, 0, 2]
+        run.queue.undeletable, run.queue.bodies = False, {"redriven": run.queue.bodies["m0"]}
+        await until(lambda: run.queue.deleted == ["redriven"] and not run.in_flight())
     assert run.landing.rows == {"m0": "body 0", "redriven": "body 0"}
-    assert run.count("message_handles_expired") >= 2
-
-
-async def test_a_purge_while_messages_are_held_takes_nothing_from_staging() -> None:
-    run = Run(30)
-    async with run.draining():
-        await until(lambda: run.counts("received") == [30])
-        run.queue.bodies.clear()
-    assert len(run.landing.rows) == 30
-    assert run.queue.deleted == []
-    assert run.counts("deleted") == [30]  # SQS confirms a delete of what is gone
+    assert run.counts["message_handles_expired"] >= 2
 
 
 async def test_while_deletes_fail_no_more_is_received() -> None:
@@ -144,7 +120,7 @@ async def test_while_deletes_fail_no_more_is_received() -> None:
     run.queue.failures["delete"] = [SqsError("InternalError", "delete")] * 200
     await run.drain()
     assert max(run.queue.receives.values()) == 1
-    assert run.counts("deleted") == [500]
+    assert run.messages("deleted") == [500]
 
 
 @pytest.mark.parametrize("call", ["receive", "delete"])
@@ -164,15 +140,7 @@ async def test_once_it_has_worked_a_refused_receive_may_pass(code: str) -> None:
         run.queue.failures["receive"] = [SqsError(code, "for now")] * 5
         run.queue.bodies["late"] = "{}"
         await until(lambda: "late" in run.queue.deleted)
-        assert run.count("sqs_errors") == 5
-
-
-async def test_told_to_stop_it_lands_what_it_holds_and_gives_the_rest_back() -> None:
-    run = Run(100, loader_grace_seconds=6)
-    async with run.following():
-        await until(lambda: run.count("messages_received"))
-    assert sorted(run.queue.deleted) == sorted(run.landing.rows)
-    assert len(run.held) == 0
+        assert run.counts["sqs_errors"] == 5
 
 
 async def test_an_error_that_trying_again_cannot_help_gives_everything_back() -> None:
@@ -180,7 +148,7 @@ async def test_an_error_that_trying_again_cannot_help_gives_everything_back() ->
     run.landing.failures = [LoaderError("broken", 70)]
     with pytest.raises(LoaderError, match="broken"):
         await run.follow()
-    assert run.counts("released") == run.counts("received") != [0]
+    assert run.messages("released") == run.messages("received") != [0]
     assert not run.queue.deleted
 
 
@@ -193,7 +161,7 @@ async def test_messages_that_another_consumer_keeps_are_named_in_the_end(monkeyp
     assert len(run.queue.deleted) == 3
 
 
-@pytest.mark.parametrize("settings", [{"loader_receivers": 1}, {"loader_batch_messages": 1}, {"loader_max_held_messages": 10}], ids=str)
+@pytest.mark.parametrize("settings", [{"loader_receivers": 1}, {"loader_batch_messages": 10}, {"loader_max_held_messages": 10}], ids=str)
 async def test_the_smallest_settings_work(settings: dict[str, int]) -> None:
     run = Run(50, **settings)
     await run.drain()

@@ -19,6 +19,13 @@ def lines(*bodies: str) -> list[Line]:
     return [Line(number, body) for number, body in enumerate(bodies, start=1)]
 
 
+@pytest.fixture
+def of_the_queue(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a program that uses this test's queue."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
 @given(st.lists(st.integers(min_value=1, max_value=MAX_BYTES), max_size=60))
 def test_batches_keep_the_order_and_fit_the_quotas(sizes: list[int]) -> None:
     sent = [Line(number, "x" * size) for number, size in enumerate(sizes, start=1)]
@@ -53,11 +60,8 @@ def test_a_file_that_is_no_text_is_named_in_one_line_and_sends_nothing(make: Any
     assert queue.depth() == 0
 
 
-def test_each_line_is_sent_verbatim_and_only_a_newline_parts_lines(
-    tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("of_the_queue")
+def test_each_line_is_sent_verbatim_and_only_a_newline_parts_lines(tmp_path: Path, queue: Queue) -> None:
     bodies = ["  {} ", "a\r", "b\u2028c\u0085d", "é", '{"a": "\\u0000"}', "last, without a newline"]
     path = tmp_path / "events"
     path.write_bytes("\n".join([*bodies[:2], "", *bodies[2:]]).encode())
@@ -67,11 +71,8 @@ def test_each_line_is_sent_verbatim_and_only_a_newline_parts_lines(
     assert [message["Body"] for message in received] == bodies
 
 
-def test_a_line_that_sqs_refuses_is_reported_and_the_others_arrive(
-    tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("of_the_queue")
+def test_a_line_that_sqs_refuses_is_reported_and_the_others_arrive(tmp_path: Path, queue: Queue) -> None:
     path = tmp_path / "events"
     path.write_text("\n".join(["first", "a control character \x01", "x" * (MAX_BYTES + 1), "last"]))
     seeded = seed(path, queue.url)
@@ -87,11 +88,8 @@ def test_only_on_the_sandboxs_queue_does_the_sample_say_that_it_was_sent_earlier
     assert {line.sent_at is not None for line in sample()} == {dated}
 
 
-def test_the_sample_comes_from_the_queue_as_of_four_weeks(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("of_the_queue")
+def test_the_sample_comes_from_the_queue_as_of_four_weeks(queue: Queue) -> None:
     assert seed(None, queue.url) == Seeded(1000, 0, ())
     client = queue.client
     received = [

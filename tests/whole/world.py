@@ -97,8 +97,8 @@ class MemoryQueue:
             self.messages.pop(handle, None)
         return {}
 
-    async def hide(self, handles: Sequence[str], seconds: int) -> Failures:
-        self.in_flight -= set() if seconds else set(handles)
+    async def release(self, handles: Sequence[str]) -> Failures:
+        self.in_flight -= set(handles)
         return {}
 
     async def depth(self) -> Depth:

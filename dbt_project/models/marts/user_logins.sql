@@ -11,7 +11,7 @@ accepted as (
     select
         *,
         (sent_at at time zone 'UTC')::date as create_date,
-        masked_network is not null as ip_is_valid,
+        case when masked_ip is not null then masked_network is not null end as ip_is_valid,
         case
             when app_version ~ '^[0-9]+([.][0-9]+)*$' and app_version !~ '[0-9]{10}'
                 then string_to_array(app_version, '.')::integer[]

@@ -1,0 +1,121 @@
+"""Put faults of the past back, one at a time, and print after how many steps the state machine finds each, and by which few steps.
+
+`python -m tests.whole.put_back [WORDS]`: those whose name has WORDS, or all. Each is made in a copy of the working tree and looked for
+for WHOLE_MINUTES (5), from each of SEEDS (1). Exits with 1 where a fault is not found, or something is found where there is no fault.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.mutants.__main__ import copy_of_the_tree
+from tests.support import inherited
+
+Edit = tuple[str, str, str]  # file, what is found there once, what takes its place
+
+PIPELINE, JUDGING, LOGINS = "loader/pipeline.py", "dbt_project/macros/judging.sql", "dbt_project/models/marts/user_logins.sql"
+RAW, MODEL = "database/4_tables/03_staging.raw_logins.sql", "tests/whole/model.py"
+BEGIN, EVENT, ROTATE = (f"database/5_functions/{name}.sql" for name in ("staging.begin_judging", "staging.event", "recovery.rotate"))
+# Envelopes are opened by everything that reads a body, and the model knows it.
+OPENED: list[Edit] = [
+    (
+        EVENT,
+        "then body::jsonb",
+        "then case when pg_input_is_valid(body::jsonb ->> 'Message', 'jsonb') then (body::jsonb ->> 'Message')::jsonb else body::jsonb end",
+    ),
+    (MODEL, 'if self.kind in {"envelope", "cut off"}:', 'if self.kind == "cut off":'),
+    (MODEL, 'passes = one.kind == "login" and', 'passes = one.kind in {"login", "envelope"} and'),
+]
+NO_FAULT = "no fault: envelopes are opened"
+DELETE_FIRST = """\
+            for portion in in_tens([message.receipt_handle for message in batch]):
+                self._committed.put_nowait(portion)
+"""
+IS_OF_MODEL = "(judged.reasons is null) = {{ this.name == 'user_logins' }}"
+ABOVE_THE_MARK = """(
+        select id from staging.raw_logins as raw where raw.message_id = logins.message_id and raw.sent_at = logins.sent_at
+    ) > (select coalesce(max(id), 0) from staging.raw_logins inner join {{ this }} using (message_id, sent_at))"""
+FAULTS: dict[str, list[Edit]] = {
+    "the delete before the commit": [
+        (PIPELINE, "            landed = 0 if is_end", f"{DELETE_FIRST}            landed = 0 if is_end"),
+        (PIPELINE, DELETE_FIRST.replace("[message.receipt_handle for message in batch]", "handles"), ""),
+    ],
+    # what the model should have taken leaves the list, and not what it has taken
+    "--empty loses messages": [
+        (JUDGING, "delete from staging.unjudged using {{ this }} as judged", "delete from staging.unjudged using staging.logins as judged"),
+        (JUDGING, "unjudged.sent_at = judged.sent_at\n    {%-", f"unjudged.sent_at = judged.sent_at and {IS_OF_MODEL}\n    {{%-"),
+    ],
+    # dbt opens it, and what keeps erased persons out does not
+    "an erased person comes back through an envelope": [
+        *OPENED,
+        (
+            BEGIN,
+            "staging.event(raw_logins.body) ->> 'user_id'",
+            "case when pg_input_is_valid(raw_logins.body, 'jsonb') then raw_logins.body::jsonb ->> 'user_id' end",
+        ),
+    ],
+    "a mark by max(id)": [
+        (RAW, "create table staging.raw_logins (\n", "create table staging.raw_logins (\n    id bigserial,\n"),
+        (
+            "database/7_privileges.sql",
+            "grant usage on schema analytics to analyst;\n",
+            "grant usage on schema analytics to analyst;\ngrant usage on sequence staging.raw_logins_id_seq to loader;\n",
+        ),
+        (LOGINS, "    where reasons is null\n", f"    where reasons is null and {ABOVE_THE_MARK}\n"),
+    ],
+    # its key stays, and with it its tokens: that of what is no address, which few messages have
+    "a rotation skips a domain": [
+        (ROTATE, "where old_key.domain = 'erased_user';", "where old_key.domain in ('erased_user', 'invalid_ip');"),
+        (
+            ROTATE,
+            "from unnest(old_keys) as old_key where old_key.domain != 'erased_user';",
+            "from unnest(old_keys) as old_key where old_key.domain not in ('erased_user', 'invalid_ip');",
+        ),
+    ],
+    NO_FAULT: OPENED,
+}
+
+
+def search(edits: list[Edit], seed: int) -> tuple[str, str]:
+    """What the state machine says of a tree with *edits*: how soon something was found, and the steps that lead to it or nothing."""
+    with copy_of_the_tree() as folder:
+        for file, old, new in edits:
+            path = Path(folder) / file
+            text = path.read_text()
+            if text.count(old) != 1:
+                raise SystemExit(f"{file} has this {text.count(old)} times and not once: {old}")
+            path.write_text(text.replace(old, new))
+        environ = inherited() | {
+            "PYTHONPATH": folder,
+            "WHOLE_MINUTES": os.environ.get("WHOLE_MINUTES", "5"),
+            "WHOLE_SEED": str(seed),
+        }
+        command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--tb=short", "tests/whole", "-k", "model_says"]
+        ran = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
+    said = re.search(r"^seed .*", ran.stdout, re.MULTILINE)
+    if not said:
+        raise SystemExit(f"the state machine did not run: {ran.stdout[-3000:]}{ran.stderr[-1000:]}")
+    broken = re.search(r"in (\w+)\n    assert ", ran.stdout)
+    script = re.search(r"^[E| ]*state = Whole.*?teardown\(\)", ran.stdout, re.MULTILINE | re.DOTALL)
+    steps = re.sub(r"^[E| ]*(state\.(?:an|each|equal|the)_\w+\(\)\n)?", "", script[0], flags=re.MULTILINE) if script else ""
+    return said[0], "\n".join(filter(None, [broken and f"then it does not hold: {broken[1]}", steps]))
+
+
+def main() -> None:
+    """Look for every fault whose name has the words of the command line, and print how it went."""
+    words = " ".join(sys.argv[1:])
+    wrong = []
+    for name, edits in FAULTS.items():
+        for seed in range(int(os.environ.get("SEEDS", "1")) if words in name else 0):
+            said, script = search(edits, seed)
+            print(f"{name}\n    {said}", *script.splitlines(), sep="\n    ", flush=True)
+            if ("found after" in said) != (name != NO_FAULT):
+                wrong.append(f"{name}: seed {seed}: {'not found' if name != NO_FAULT else 'found'}")
+    print(*wrong, sep="\n")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
