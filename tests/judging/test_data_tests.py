@@ -136,8 +136,10 @@ def test_a_producer_of_whose_messages_hardly_one_is_right_is_named_and_nothing_o
     found = "messages of one sender are rejected, most often for ip_missing: "
     assert findings(warehouse, "assert_no_producer_fails") == [
         f"19 of 20 {found}fields ip, locale, nearly, user_id, device_id, app_version, device_type",
-        f"24 of 24 {found}message attributes trace_id and 1 not shown; "
-        "fields locale, address, user_id, device_id, app_version, device_type and 1 not shown",
+        (
+            f"24 of 24 {found}message attributes trace_id and 1 not shown; "
+            "fields locale, address, user_id, device_id, app_version, device_type and 1 not shown"
+        ),
     ]
 
 
