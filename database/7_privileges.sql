@@ -73,7 +73,8 @@ grant select on masking.fields to transformer;
 grant select, insert on marts.user_logins to transformer;
 grant select, insert, delete on marts.rejected_logins to transformer;
 grant select on recovery.erased_messages to transformer;
-grant execute on function staging.begin_judging(bigint, boolean), staging.event(text) to transformer;
+grant execute on function staging.begin_judging(bigint, boolean), staging.event(text), staging.leaf_paths(jsonb) to transformer;
+grant execute on function staging.sender(text, jsonb), staging.names_in(jsonb) to transformer;
 -- what the views and staging.event() call runs with their reader's rights; none of these holds a key
 grant execute on function
 staging.body_is_wrapped(text), staging.can_be_jsonb(text), staging.enveloped_event(text), staging.open_body(text), staging.envelopes(),

@@ -8,8 +8,8 @@ from tests import canaries, support
 from tests.support import ROOT, Database
 
 POLICY_TEST = ["test", "--select", "assert_every_field_has_a_masking_policy"]
-NAMED = "5 logins carry the field referrer, and it has no masking policy: say in database/6_fields.sql what it is"
-COUNTED = "28 times a login carries a field whose name may be a value"
+NAMED = "5 messages carry the field referrer, and it has no masking policy: say in database/6_fields.sql what it is"
+COUNTED = "28 times a message carries a field whose name may be a value"
 
 
 def test_a_new_field_without_a_policy_is_named_unless_its_name_may_be_a_value(masked: Database, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The tests that dbt runs on the data: they pass on what the pipeline makes, and each fails on what it is for."""
 
+import datetime as dt
 import json
+import re
 
 import psycopg
 import pytest
@@ -58,6 +60,87 @@ def test_many_rejected_messages_warn_and_more_of_them_fail(filled: Warehouse) ->
         filled.dbt("run")
         filled.dbt("test", "--select", "assert_few_messages_are_rejected", code=code)
         assert filled.results() == {"assert_few_messages_are_rejected": status}
+
+
+def findings(warehouse: Warehouse, test: str, code: int = 1) -> list[str]:
+    """What the data test prints of each row that it finds."""
+    said = warehouse.dbt("test", "--select", test, code=code)
+    return sorted(
+        line for line in (re.sub("^[0-9:]+ +", "", line) for line in said.splitlines()) if "messages" in line or "times a" in line
+    )
+
+
+def test_a_path_that_no_policy_names_is_found_in_whatever_message_carries_it(warehouse: Warehouse) -> None:
+    """A name that is a value, or that few share, is not shown; a stray among the rejected messages is none of the policy's."""
+    not_taken = "\ninsert into masking.fields (path, reason) values ('app', 'nobody asks for it'), ('tags', 'free text');\n"
+    warehouse.edit("database/6_fields.sql", "\nset local role pipeline_owner", not_taken + "\nset local role pipeline_owner")
+    warehouse.migrate()
+    known: dict[str, object] = {"app": {"build": [1, {"name": "x"}]}, "tags": ["a", "b"]}
+    carried: dict[str, list[dict[str, object]]] = {
+        "known": [known] * 6,
+        "nested": [{"user": {"contact": {"mail": "m"}, "app.build": 1}, "visits": [{"at": 1}]}] * 6,
+        "dotted": [{"tags.a": 1, "apps": 1}] * 4,
+        "rejected": [{"user_id": None, "ip": {"v": "192.0.2.1"}, "device": {"192.0.2.7": 1}}] * 5,
+        "stray": [{"user_id": None, "other": {"type": 1}}] * 4,
+    }
+    for kind, fields in carried.items():
+        warehouse.land({f"{kind}{number}": json.dumps(LOGIN | {"user_id": f"u{number}"} | more) for number, more in enumerate(fields)})
+    warehouse.dbt("run")
+
+    policy = " has no masking policy: say in database/6_fields.sql what it is"
+    assert findings(warehouse, "assert_every_field_has_a_masking_policy") == [
+        f"19 times a message carries a field whose name may be a value, so that it is not shown; it{policy}",
+        f"5 messages carry the field ip.v, and it{policy}",
+        f"6 messages carry the field user.contact.mail, and it{policy}",
+        f"6 messages carry the field visits[0].at, and it{policy}",
+    ]
+
+
+def test_personal_values_in_plain_fields_are_counted_by_day_and_column(warehouse: Warehouse) -> None:
+    warehouse.edit("database/6_fields.sql", "('user_id', 'user_id', 128, true, 'reject'", "('user_id', 'user_id', 128, true, 'mask'")
+    warehouse.migrate()
+    now = dt.datetime.now(dt.UTC)
+    days = [now - dt.timedelta(days=days) for days in (2, 1)]
+    email, locale = ({"user_id": "someone@example.com"}, {"locale": "192.0.2.77", "device_type": "192.0.2.77"})
+    for day, odd in zip(days, ([email, email, locale], [locale]), strict=True):
+        events = [{**LOGIN, **fields} for fields in odd] + [LOGIN] * (1_200 - len(odd))
+        warehouse.land({f"{day:%d}-{number}": json.dumps(event) for number, event in enumerate(events)}, day)
+    warehouse.dbt("run")
+
+    assert findings(warehouse, "assert_few_plain_fields_hold_personal_values", code=0) == [
+        f"{days[0]:%Y-%m-%d}: 1 of 1,200 messages (0.1 %) hold a personal value in device_type",
+        f"{days[0]:%Y-%m-%d}: 1 of 1,200 messages (0.1 %) hold a personal value in locale",
+        f"{days[0]:%Y-%m-%d}: 2 of 1,200 messages (0.2 %) hold a personal value in user_id",
+        f"{days[1]:%Y-%m-%d}: 1 of 1,200 messages (0.1 %) hold a personal value in device_type",
+        f"{days[1]:%Y-%m-%d}: 1 of 1,200 messages (0.1 %) hold a personal value in locale",
+    ]
+    assert warehouse.results() == {"assert_few_plain_fields_hold_personal_values": "warn"}
+
+
+def test_a_producer_of_whose_messages_hardly_one_is_right_is_named_and_nothing_of_its_values(warehouse: Warehouse) -> None:
+    sent: dict[str, object] = {**LOGIN}
+    renamed = {key: value for key, value in sent.items() if key != "ip"} | {"address": "192.0.2.1", "192.0.2.9": 1}
+    messages = {
+        "renamed": [renamed] * 24,
+        "nearly all": [sent | {"nearly": 1, "ip": None}] * 19 + [sent | {"nearly": 1}],
+        "nine in ten": [sent | {"nine": 1, "ip": None}] * 18 + [sent | {"nine": 1}] * 2,
+        "few": [sent | {"few": 1, "ip": None}] * 19,
+        "good": [sent] * 400,
+    }
+    for kind, events in messages.items():
+        warehouse.land({f"{kind}{number}": json.dumps(event) for number, event in enumerate(events)})
+    attributes = {"MessageAttributes": {"trace_id": {"StringValue": "192.0.2.1"}, "192.0.2.9": {}}}
+    warehouse.database.execute(f"update staging.raw_logins set attributes = '{json.dumps(attributes)}' where message_id ~ 'renamed'")
+    warehouse.dbt("run")
+
+    found = "messages of one sender are rejected, most often for ip_missing: "
+    assert findings(warehouse, "assert_no_producer_fails") == [
+        f"19 of 20 {found}fields ip, locale, nearly, user_id, device_id, app_version, device_type",
+        (
+            f"24 of 24 {found}message attributes trace_id and 1 not shown; "
+            "fields locale, address, user_id, device_id, app_version, device_type and 1 not shown"
+        ),
+    ]
 
 
 HISTORY = """

@@ -117,7 +117,7 @@ def test_a_build_in_which_a_field_has_no_policy_records_its_rejections(warehouse
 
     said = warehouse.dbt("build", code=1)
 
-    assert "10 logins carry the field email, and it has no masking policy" in said
+    assert "10 messages carry the field email, and it has no masking policy" in said
     assert warehouse.places() == (sorted(messages), ["bad"], [])
 
 
