@@ -41,7 +41,8 @@ LAND = """
     ),
 
     listed as (
-        insert into staging.unjudged (message_id, sent_at) select message_id, sent_at from incoming
+        insert into staging.unjudged (message_id, sent_at, is_wrapped)
+        select message_id, sent_at, staging.body_is_wrapped(body) from incoming
     )
 
     insert into staging.raw_logins (message_id, sent_at, body) select message_id, sent_at, body from incoming

@@ -63,7 +63,7 @@ $$;
 grant usage on schema staging to loader;
 grant insert (message_id, sent_at, body, attributes) on staging.raw_logins to loader;
 grant insert on staging.unjudged to loader;
-grant execute on function staging.ensure_partitions(date[]) to loader;
+grant execute on function staging.ensure_partitions(date[]), staging.body_is_wrapped(text) to loader;
 
 -- transformer (dbt): read staging, take from the work list and put back on it, write outcomes
 grant usage on schema staging, masking, marts, recovery to transformer;
@@ -75,8 +75,11 @@ grant select, insert, delete on marts.rejected_logins to transformer;
 grant select on recovery.erased_messages to transformer;
 grant execute on function staging.begin_judging(bigint, boolean), staging.event(text), staging.leaf_paths(jsonb) to transformer;
 grant execute on function staging.sender(text, jsonb), staging.names_in(jsonb) to transformer;
--- what the views call runs with their reader's rights; none of these holds a key
+-- what the views and staging.event() call runs with their reader's rights; none of these holds a key
 grant execute on function
+staging.body_is_wrapped(text), staging.can_be_jsonb(text), staging.enveloped_event(text), staging.open_body(text), staging.envelopes(),
+staging.gunzip(bytea), staging.huffman_code(integer[]), staging.read_bits(bytea, integer, integer),
+staging.read_symbol(bytea, integer, integer[], integer[]),
 masking.canonical_ip(text), masking.network_of_ip(text), masking.fault(text, text, text, text, boolean, integer),
 masking.holds_personal(text, text[]), masking.may_hold_personal(text), masking.canonical_text(text, text), masking.btrim_spaces(text),
 masking.token(integer, bytea, bytea, text), masking.hmac_sha256(bytea, bytea, bytea)

@@ -33,8 +33,8 @@ LAND = """
     select message_id, sent_at, body, case when pg_input_is_valid(attributes, 'jsonb') then attributes::jsonb else to_jsonb(attributes) end
     from pg_temp.incoming
     on conflict do nothing;
-    insert into staging.unjudged (message_id, sent_at)
-    select message_id, sent_at from pg_temp.incoming;
+    insert into staging.unjudged (message_id, sent_at, is_wrapped)
+    select message_id, sent_at, staging.body_is_wrapped(body) from pg_temp.incoming;
     set local synchronous_commit = {durability};
 """
 # A transaction that wrote nothing does not wait for a synchronous standby, and those that landed its messages before may have been

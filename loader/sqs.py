@@ -1,6 +1,5 @@
 """The queue as the loader sees it: receive, delete, give back, count."""
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -74,7 +73,9 @@ class Queue:
         cannot now, the pipeline will ask again; one that does not answer at all is reported at once, as a LoaderError.
         """
         try:
-            await asyncio.gather(self.depth(), self.delete(["probe"]), self.release(["probe"]))
+            await self.depth()
+            await self.delete(["probe"])
+            await self.release(["probe"])
         except SqsError as error:
             end_if_fatal(error, self.url)
             if error.code in {"Unreachable", "NoCredentials"}:
@@ -130,7 +131,7 @@ class Queue:
 def connect(settings: LoaderSettings) -> Queue:
     """The queue by the loader's own client or, where that could not do as boto3 does, and where the setting says so, by boto3."""
     timeout = settings.loader_timeout_seconds
-    # Each receiver has a connection, and each deleter; extending and counting need some more.
+    # Each receiver has a connection, and each deleter; giving back and counting need some more.
     boto3 = aws.sqs_client(settings.sqs_queue_url, settings.aws_region, timeout, 3 * settings.loader_receivers + 1)
     client: SqsClient | aws.BotoClient = aws.BotoClient(boto3)
     if settings.loader_sqs_client == "own" and aws.is_plain(boto3):

@@ -235,7 +235,10 @@ def land_messages(database: Database, messages: Mapping[str, str], sent_at: dt.d
                 for message_id, body in messages.items():
                     copy.write_row((message_id, sent_at, storable(body)))
             cursor.execute("insert into staging.raw_logins (message_id, sent_at, body) select * from incoming")
-            cursor.execute("insert into staging.unjudged (message_id, sent_at) select message_id, sent_at from incoming")
+            cursor.execute(
+                "insert into staging.unjudged (message_id, sent_at, is_wrapped) "
+                "select message_id, sent_at, staging.body_is_wrapped(body) from incoming"
+            )
 
 
 def start_dbt(words: list[str], environ: Mapping[str, str], outputs: Path, project: Path = ROOT / "dbt_project") -> ForkServerProcess:

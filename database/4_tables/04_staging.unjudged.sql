@@ -4,7 +4,9 @@
 create table staging.unjudged (
     message_id text not null,
     -- dbt makes the partition of each month that is listed
-    sent_at timestamptz not null check (sent_at >= '0001-01-01Z' and sent_at < '10000-01-01Z')
+    sent_at timestamptz not null check (sent_at >= '0001-01-01Z' and sent_at < '10000-01-01Z'),
+    -- whether the body may be a batch, as staging.body_is_wrapped() says; only these are opened to look
+    is_wrapped boolean not null default true
 );
 
 -- Rows come and go, so a scan soon reads mostly dead ones: vacuum after a fixed number instead of a share of the table.

@@ -159,11 +159,10 @@ begin
         built.repeated, built.holding
     );
 
-    -- LIMIT ALL keeps the planner from copying what is computed below it. "…S3Pointer": SQS's extended client left the body in S3.
+    -- LIMIT ALL keeps the planner from copying what is computed below it. An event that is a text is the reason why there is none.
     template := format(
         'select message_id, sent_at, landed_at, reasons, %1$s from (select *, string_to_array('
-        'case when event is null then ''body_not_json'' when event ->> 0 like ''%%%%S3Pointer'' then ''body_in_s3'''
-        ' when jsonb_typeof(event) <> ''object'' then ''body_not_an_object'''
+        'case when jsonb_typeof(event) = ''string'' then event #>> ''{}'''
         ' when coalesce(%2$s) is not null then concat_ws('' '', %2$s) end, '' '') as reasons'
         ' from (select *, %4$s from (select *, %3$s'
         ' from (select raw_logins.message_id, raw_logins.sent_at, raw_logins.landed_at, staging.event(raw_logins.body) as event'

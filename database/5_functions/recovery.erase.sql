@@ -18,6 +18,9 @@ begin
     -- dbt's models take turns with this: one that has read the persons' messages already is waited for
     lock table only marts.rejected_logins in share update exclusive mode;
 
+    -- a batch is of several persons
+    perform staging.split_batches('infinity');
+
     insert into recovery.tombstones (user_token)
     select masking.token(keys.version, keys.inner_block, keys.outer_block, recovery.canonical_user_id(id))
     from unnest(user_ids) as id
@@ -34,7 +37,12 @@ begin
     ),
 
     messages as materialized (
-        select * from staging.message_users
+        select
+            message_users.message_id,
+            message_users.sent_at,
+            message_users.user_id,
+            case when message_users.user_id is null then recovery.searchable_text(message_users.body) end as searchable_text
+        from staging.message_users
         where message_users.user_id is null or message_users.user_id in (select persons.user_id from persons)
     ),
 
@@ -46,7 +54,7 @@ begin
         from messages
         inner join persons
             on messages.user_id = persons.user_id
-                or (messages.user_id is null and recovery.mentions_user(messages.body, persons.user_id))
+                or (messages.user_id is null and recovery.mentions_user(messages.searchable_text, persons.user_id))
     ),
 
     deleted_messages as materialized (

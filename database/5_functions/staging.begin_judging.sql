@@ -1,8 +1,8 @@
 -- What a dbt model needs before it takes messages from the work list: a key for every domain, the outcomes' partitions, and a list
--- without erased persons. The model then takes the first *max_messages* of the list, or all. With *again*, every login whose raw
--- message is there goes back on the list first, and the model takes all; readers see the old rows until it commits. Call it in a
--- repeatable read transaction that holds the models' lock (see the macro begin_judging): the model then sees exactly the messages that
--- were looked at here.
+-- without batches and without erased persons. The model then takes the first *max_messages* of the list, or all. With *again*, every
+-- login whose raw message is there goes back on the list first, and the model takes all; readers see the old rows until it commits.
+-- Call it in a repeatable read transaction that holds the models' lock (see the macro begin_judging): the model then sees exactly the
+-- messages that were looked at here.
 create or replace function staging.begin_judging(max_messages bigint default null, again boolean default false)
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
@@ -32,20 +32,24 @@ begin
         select taken_back.message_id, taken_back.sent_at from taken_back;
     end if;
 
-    listed := (select count(*) from staging.unjudged);
-    -- the oldest first. A bound on the time and no LIMIT, which would keep parallel workers from what is done with the rows
-    perform set_config('staging.sent_until', coalesce((
-        select unjudged.sent_at from staging.unjudged
-        where listed > max_messages order by unjudged.sent_at offset max_messages - 1 limit 1
-    )::text, ''), true);
-    -- a few messages are looked up by key; the planner, which does not count on run-time pruning, would read every partition for them
-    if listed * 50 < (
-        select sum(pg_class.reltuples) from pg_inherits
-        inner join pg_class on pg_inherits.inhrelid = pg_class.oid
-        where pg_inherits.inhparent = 'staging.raw_logins'::regclass
-    ) then
-        perform set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
-    end if;
+    loop
+        listed := (select count(*) from staging.unjudged);
+        -- the oldest first. A bound on the time and no LIMIT, which would keep parallel workers from what is done with the rows
+        perform set_config('staging.sent_until', coalesce((
+            select unjudged.sent_at from staging.unjudged
+            where listed > max_messages order by unjudged.sent_at offset max_messages - 1 limit 1
+        )::text, ''), true);
+        -- a few messages are looked up by key; the planner, which does not count on run-time pruning, would read every partition for them
+        if listed * 50 < (
+            select sum(pg_class.reltuples) from pg_inherits
+            inner join pg_class on pg_inherits.inhrelid = pg_class.oid
+            where pg_inherits.inhparent = 'staging.raw_logins'::regclass
+        ) then
+            perform set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
+        end if;
+        -- the parts of a batch are messages, so count again
+        exit when staging.split_batches(coalesce(nullif(current_setting('staging.sent_until'), ''), 'infinity')::timestamptz) = 0;
+    end loop;
 
     perform staging.ensure_partition(outcome, to_char(month, 'YYYYMM'), month, month + interval '1 month')
     from (select distinct date_trunc('month', unjudged.sent_at) as month from staging.unjudged) as months

@@ -11,6 +11,7 @@ import pytest
 
 from sandbox.postgres import Postgres
 from tests.judging.conftest import Warehouse
+from tests.judging.test_envelopes import base64_text, cloudevents, eventbridge, gzip_text, sns
 from tests.support import copied, dbt
 
 GENERATED = 20_000 if os.environ.get("FAULTS") == "full" else 1_000
@@ -51,9 +52,10 @@ NOT_JSON = [
     "'; drop table staging.raw_logins; -- {{ env_var('TRANSFORMER_PASSWORD') }} {% raw %} %s %(ip)s {0} ${ip}",
     "[" * (MAX_BRACKETS + 1) + "]" * (MAX_BRACKETS + 1),
     "[" * 100_000,
+    json.dumps(IP),
     '{"ip":' * 100_000 + "1" + "}" * 100_000,
 ]
-NO_OBJECT = [f"[{login()}]", "[]", json.dumps(IP), json.dumps(login()), "1", "null", "[" * MAX_BRACKETS + "]" * MAX_BRACKETS]
+NO_OBJECT = ["1", "null", json.dumps("1")]
 LEFT_IN_S3 = [
     json.dumps([f"{package}.{name}S3Pointer", {"s3BucketName": "a", "s3Key": "b"}])
     for package, name in (("software.amazon.payloadoffloading", "Payload"), ("com.amazon.sqs.javamessaging", "Message"))
@@ -65,6 +67,7 @@ ACCEPTED = [
     login(x="\u20ac" * 350_000, nested={"ip": "x"}),
     login()[:-1] + f', "x": 1e400, "y": {"9" * 4000}}}',
     "\r\n\t " + login() + "\n",
+    json.dumps(login()),
     raw('"ip": ', '"ip": 7, "ip": '),
     raw('"ios"', '"' + "".join(f"\\u{ord(letter):04x}" for letter in "ios") + '"'),
     login(user_id="'; drop table marts.user_logins; --\u202e", locale="%s%(x)s", device_type="{{ target }}{% endraw %}"),
@@ -98,6 +101,7 @@ CORPUS: dict[str, list[str]] = (
     | {login(locale=...): [], login(locale=None): []}
 )
 Bodies = dict[str, tuple[str, list[str] | None]]  # by message id: what is sent, and why it is rejected, None where it may end in any way
+Sent = dict[str, tuple[str, Bodies]]  # by message id: what is sent, and the messages that come of it
 PIECES = ["", '"', "\\", "{", "}", "[", ",", "\\u0000", "\\ud83d", "\0", "\n", "NaN", "1e999999", "\u00e9", "\ufeff"]
 
 
@@ -125,22 +129,53 @@ def generated(chance: random.Random) -> tuple[str, list[str] | None]:
 NOTICED = ("assert_few_messages_are_rejected", "assert_every_field_has_a_masking_policy", "assert_no_producer_fails")
 
 
+def enveloped(text: str, chance: random.Random, *, is_json: bool) -> str:
+    """*text* in up to three envelopes. Base64 is opened where JSON is in it, and no further base64."""
+    for _ in range(chance.choice([0, 0, 0, 1, 1, 2, 3])):
+        packing = [base64_text, gzip_text] if text.lstrip().startswith(("{", "[", '"')) else []
+        text = chance.choice([sns, json.dumps, *packing, *([eventbridge, cloudevents] if is_json else [])])(text)
+        is_json = text.startswith(("{", '"'))
+    return text
+
+
 @pytest.fixture(scope="module")
-def bodies() -> Bodies:
+def sent() -> Sent:
+    """What is sent as one message, by its id, and the messages that come of it."""
     chance = random.Random(20_240_229)  # noqa: S311  # made-up messages, the same ones every time
     made = [*CORPUS.items(), *(generated(chance) for _ in range(GENERATED))]
     chance.shuffle(made)
-    return {f"m{number}": body for number, body in enumerate(made)}
+    messages: Sent = {}
+    while made:
+        name, body = f"m{len(messages)}", made.pop()
+        if body[0] not in CORPUS and body[1] is not None and chance.random() < 0.2:
+            parts = [body, *(made.pop() for _ in range(min(chance.randrange(4), len(made))))]
+            parts = [(text, reasons) for text, reasons in parts if text not in CORPUS and reasons is not None]
+            batch = f"[{', '.join(text for text, _ in parts)}]"
+            messages[name] = enveloped(batch, chance, is_json=True), {f"{name}#{place}": part for place, part in enumerate(parts, 1)}
+        else:
+            is_plain = body[0] in CORPUS
+            text = body[0] if is_plain else enveloped(body[0], chance, is_json=body[1] is not None)
+            messages[name] = text, {name: body}
+    return messages
+
+
+@pytest.fixture(scope="module")
+def bodies(sent: Sent) -> Bodies:
+    return {name: body for _, messages in sent.values() for name, body in messages.items()}
 
 
 @pytest.fixture(scope="module")
 def poisoned(
-    postgres_server: Postgres, passwords: Mapping[str, str], template: str, tmp_path_factory: pytest.TempPathFactory, bodies: Bodies
+    postgres_server: Postgres,
+    passwords: Mapping[str, str],
+    template: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    sent: dict[str, tuple[str, Bodies]],
 ) -> Iterator[Warehouse]:
     """All bodies landed, judged and tested by dbt as a person calls it."""
     with copied(postgres_server, passwords, "poisoned", template) as database:
         warehouse = Warehouse(database, tmp_path_factory.mktemp("poisoned"))
-        warehouse.land({message_id: text for message_id, (text, _) in bodies.items()})
+        warehouse.land({message_id: text for message_id, (text, _) in sent.items()})
         warehouse.dbt("run")
         # many are rejected, and some have fields that no policy names: that is what they are for
         warehouse.dbt("test", "--exclude", *NOTICED)

@@ -158,7 +158,7 @@ def story() -> dict[str, Message]:
         "erased, long ago": login("u-erased", "2001:db8:ffff::4", "canary-device-erased", days_ago=41),
         "erased, rejected": message('{"user_id": "u-erased", "ip": "2001:db8:ffff::3", "app_version": 2}', days_ago=2),
         "erased, cut off": message('{"user_id": "u-erased", "ip": "2001:db8:ff', days_ago=2),
-        "erased, in an array": message('[{"user_id": "u-\\u0065rased"}]', days_ago=2),
+        "erased, nested": message('{"login": [{"user_id": "u-\\u0065rased"}]}', days_ago=2),
         "erased, in bytes": message("\\x" + b'{"user_id": "u-erased", "ip": "\0"}'.hex(), days_ago=2),
         "erased, in a sentence": message("login of u-erased from 2001:db8:ffff::3", days_ago=2),
         "neighbour": login("u-erased-2", "2001:db8:ffff::3", "canary-device-neighbour", days_ago=1),

@@ -6,7 +6,7 @@ where
     cardinality({{ column_name }}) = 0
     or exists (
         select from unnest({{ column_name }}) as reasons (reason)
-        where reason !~ '^(body_(not_json|not_an_object|in_s3)|[^ ]+_(missing|not_text|not_a_number|not_a_boolean|empty|too_long|personal))$'
+        where reason !~ '^(body_(is|in|not)_[a-z0-9_]+|[^ ]+_(missing|not_text|not_a_number|not_a_boolean|empty|too_long|personal))$'
     )
     or cardinality({{ column_name }}) <> (select count(distinct reason) from unnest({{ column_name }}) as reasons (reason))
 {% endtest %}
