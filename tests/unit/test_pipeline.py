@@ -138,9 +138,9 @@ async def test_once_it_has_worked_a_refused_receive_may_pass(code: str) -> None:
     async with run.following():
         await until(lambda: len(run.queue.deleted) == 10)
         run.queue.failures["receive"] = [SqsError(code, "for now")] * 5
+        await until(lambda: run.counts["sqs_errors"] == 5)
         run.queue.bodies["late"] = "{}"
         await until(lambda: "late" in run.queue.deleted)
-        assert run.counts["sqs_errors"] == 5
 
 
 async def test_an_error_that_trying_again_cannot_help_gives_everything_back() -> None:
