@@ -1,9 +1,10 @@
--- What is known of a message's sender, in words: the SNS topic or the source at EventBridge, the names of its message attributes, and
--- those of the event's fields. Nothing personal: no value, and no name that might be one. It never raises.
+-- What is known of a message's sender, in words: the envelopes around the event, the SNS topic or the source at EventBridge, the names
+-- of its message attributes, and those of the event's fields. Nothing personal: no value, and no name that might be one. It never raises.
 create or replace function staging.sender(body text, attributes jsonb)
 returns text language plpgsql stable parallel safe set search_path = pg_catalog, pg_temp
 as $$
 declare
+    envelopes constant text[] := case when staging.body_is_wrapped(body) then (staging.open_body(body)).envelopes end;
     -- letters, and numbers of up to two digits
     name constant text := '^([A-Za-z_./-]+([0-9]{1,2}(?![0-9]))?)+$';
     topic constant text := case
@@ -15,6 +16,7 @@ declare
 begin
     return concat_ws(
         '; ',
+        'in ' || nullif(array_to_string(envelopes, ', '), ''),
         'SNS topic ' || case when topic ~ name then topic when topic is not null then 'not shown' end,
         'EventBridge source ' || case when source ~ name then source when source is not null then 'not shown' end,
         'message attributes ' || staging.names_in(attributes -> 'MessageAttributes'),

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from tests.judging.conftest import GOOD, LOGIN, Warehouse
+from tests.judging.test_envelopes import sns
 
 SMALL_GROUPS = """
     create or replace view analytics.daily_logins with (security_barrier) as
@@ -119,7 +120,8 @@ def test_personal_values_in_plain_fields_are_counted_by_day_and_column(warehouse
 
 def test_a_producer_of_whose_messages_hardly_one_is_right_is_named_and_nothing_of_its_values(warehouse: Warehouse) -> None:
     sent: dict[str, object] = {**LOGIN}
-    renamed = {key: value for key, value in sent.items() if key != "ip"} | {"address": "192.0.2.1", "192.0.2.9": 1}
+    bare = {key: value for key, value in sent.items() if key != "ip"}
+    renamed = bare | {"address": "192.0.2.1", "192.0.2.9": 1}
     messages = {
         "renamed": [renamed] * 24,
         "nearly all": [sent | {"nearly": 1, "ip": None}] * 19 + [sent | {"nearly": 1}],
@@ -129,17 +131,17 @@ def test_a_producer_of_whose_messages_hardly_one_is_right_is_named_and_nothing_o
     }
     for kind, events in messages.items():
         warehouse.land({f"{kind}{number}": json.dumps(event) for number, event in enumerate(events)})
+    warehouse.land({f"topic{number}": sns(json.dumps(bare)) for number in range(21)})
     attributes = {"MessageAttributes": {"trace_id": {"StringValue": "192.0.2.1"}, "192.0.2.9": {}}}
     warehouse.database.execute(f"update staging.raw_logins set attributes = '{json.dumps(attributes)}' where message_id ~ 'renamed'")
     warehouse.dbt("run")
 
     found = "messages of one sender are rejected, most often for ip_missing: "
+    fields = "user_id, device_id, app_version, device_type"
     assert findings(warehouse, "assert_no_producer_fails") == [
-        f"19 of 20 {found}fields ip, locale, nearly, user_id, device_id, app_version, device_type",
-        (
-            f"24 of 24 {found}message attributes trace_id and 1 not shown; "
-            "fields locale, address, user_id, device_id, app_version, device_type and 1 not shown"
-        ),
+        f"19 of 20 {found}fields ip, locale, nearly, {fields}",
+        f"21 of 21 {found}in sns; SNS topic logins; fields locale, {fields}",
+        f"24 of 24 {found}message attributes trace_id and 1 not shown; fields locale, address, {fields} and 1 not shown",
     ]
 
 

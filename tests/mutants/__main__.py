@@ -83,6 +83,7 @@ TESTS = {
     "recovery.(rotate|scrub)": [ROTATE, ERASE, WHOLE],
     "recovery": [ERASE, WHOLE, EXPIRE, ROTATE],
     "staging.begin": [AGAIN, ERASE, WHOLE, AT_ONCE, COMMANDS],
+    "staging.(leaf_paths|names_in|sender)": [DATA_TESTS],
     "staging.(ensure|raw|unjudged)": ["tests/integration/test_landing.py", "tests/attacks/test_catalog.py", EXPIRE],
     "masking.apply|6_fields": [TOKENS, "tests/judging/test_fields.py", WHOLE, AT_ONCE, COMMANDS],
     "masking.(create_key|keys|hmac|token)": [TOKENS, KEYS],
