@@ -3,7 +3,7 @@
 import json
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,8 @@ def enveloped(text: str, chance: random.Random, *, is_json: bool) -> str:
     """*text* in up to three envelopes. Base64 is opened where JSON is in it, and no further base64."""
     for _ in range(chance.choice([0, 0, 0, 1, 1, 2, 3])):
         packing = [base64_text, gzip_text] if text.lstrip().startswith(("{", "[", '"')) else []
-        text = chance.choice([sns, json.dumps, *packing, *([eventbridge, cloudevents] if is_json else [])])(text)
+        wraps: list[Callable[[str], str]] = [sns, json.dumps, *packing, *([eventbridge, cloudevents] if is_json else [])]
+        text = chance.choice(wraps)(text)
         is_json = text.startswith(("{", '"'))
     return text
 
