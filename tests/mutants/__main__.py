@@ -88,6 +88,7 @@ TESTS = {
     "masking.apply|6_fields": [TOKENS, "tests/judging/test_fields.py", WHOLE, AT_ONCE, COMMANDS],
     "masking.(create_key|keys|hmac|token)": [TOKENS, KEYS],
     "masking.(holds|may_hold)": ["tests/attacks/test_plain_fields.py"],
+    "staging.(body|can|envelope|gunzip|huffman|open|read|split)": ["tests/judging/test_envelopes.py", POISON],
     "masking|staging.event": ["tests/judging/test_fields.py", TOKENS, POISON],
     "macros/judging|models/marts": [AGAIN, DATA_TESTS, WHOLE, AT_ONCE],
     "macros|models/staging": [COMMANDS, DATA_TESTS, "tests/attacks/test_small_groups.py", "tests/attacks/test_catalog.py"],
