@@ -126,7 +126,7 @@ BY_HAND = [
     ("database/4_tables/12_recovery.scrubs.sql", "relation regclass primary key", "relation regclass not null"),
     ("database/5_functions/recovery.canonical_user_id.sql", r"\u00a0", ""),
     ("database/6_fields.sql", "'ip', 'invalid_ip'", "'ip', 'ip'"),
-    ("database/6_fields.sql", "'device_id', 'as_sent'", "'ip', 'as_sent'"),
+    ("database/6_fields.sql", "'device_id', 'device_id', null", "'ip', 'device_id', null"),
     ("database/6_fields.sql", "'ip', 'ip', 'invalid_ip'", "'ip', 'as_sent', null"),
     ("database/5_functions/masking.network_of_ip.sql", "48", "64"),
     ("database/5_functions/masking.network_of_ip.sql", "'0/24'", "'0/16'"),
