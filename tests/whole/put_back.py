@@ -98,9 +98,8 @@ def search(edits: list[Edit], seed: int) -> tuple[str, str]:
     if not said:
         raise SystemExit(f"the state machine did not run: {ran.stdout[-3000:]}{ran.stderr[-1000:]}")
     broken = re.search(r"in (\w+)\n    assert ", ran.stdout)
-    script = re.search(r"^[E| ]*state = Whole.*?teardown\(\)", ran.stdout, re.MULTILINE | re.DOTALL)
-    steps = re.sub(r"^[E| ]*(state\.(?:an|each|equal|the)_\w+\(\)\n)?", "", script[0], flags=re.MULTILINE) if script else ""
-    return said[0], "\n".join(filter(None, [broken and f"then it does not hold: {broken[1]}", steps]))
+    script = re.search(r"^shortened to:\n(    .*\n)*", ran.stdout, re.MULTILINE)
+    return said[0].partition(": {")[0], f"{script[0] if script else ''}broken: {broken[1]}" if broken else ""
 
 
 def main() -> None:
