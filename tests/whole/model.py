@@ -19,7 +19,9 @@ Value = tuple[str, str]  # domain and canonical value
 
 @dataclass(frozen=True)
 class Sent:
-    """One message. Its *kind* is login, number (a login but for its app_version), envelope or cut off."""
+    """One message. Its *kind* is login, envelope (a login in a notification of SNS), number (a login but for its app_version), letter (an
+    envelope that nobody knows) or cut off.
+    """
 
     message_id: str
     days_ago: int
@@ -32,7 +34,7 @@ class Sent:
     @property
     def values(self) -> dict[str, Value]:
         """What its columns are made of; nothing where it cannot be read."""
-        if self.kind in {"envelope", "cut off"}:
+        if self.kind in {"letter", "cut off"}:
             return {}
         sent, address, network = ADDRESSES[self.address]
         columns = {"masked_ip": ("ip", address) if address else ("invalid_ip", sent), "masked_device_id": ("device_id", self.device)}
@@ -73,7 +75,7 @@ class Model:
             if one.message_id in self.erased or (one.user in self.persons and one.values):
                 self._delete(one.message_id)
             elif one.message_id not in self.masked and one.message_id not in self.rejected:
-                passes = one.kind == "login" and len(one.locale or "") <= self.locale_length
+                passes = one.kind in {"login", "envelope"} and len(one.locale or "") <= self.locale_length
                 if empty:
                     continue
                 if passes and "user_logins" in models:

@@ -16,31 +16,19 @@ from tests.support import inherited
 Edit = tuple[str, str, str]  # file, what is found there once, what takes its place
 
 PIPELINE, JUDGING, LOGINS = "loader/pipeline.py", "dbt_project/macros/judging.sql", "dbt_project/models/marts/user_logins.sql"
-RAW, MODEL = "database/4_tables/03_staging.raw_logins.sql", "tests/whole/model.py"
-BEGIN, EVENT, ROTATE = (f"database/5_functions/{name}.sql" for name in ("staging.begin_judging", "staging.event", "recovery.rotate"))
-# Envelopes are opened by everything that reads a body, and the model knows it.
-OPENED: list[Edit] = [
-    (
-        EVENT,
-        "then body::jsonb",
-        "then case when pg_input_is_valid(body::jsonb ->> 'Message', 'jsonb') then (body::jsonb ->> 'Message')::jsonb else body::jsonb end",
-    ),
-    (MODEL, 'if self.kind in {"envelope", "cut off"}:', 'if self.kind == "cut off":'),
-    (MODEL, 'passes = one.kind == "login" and', 'passes = one.kind in {"login", "envelope"} and'),
-]
-NO_FAULT = "no fault: envelopes are opened"
-DELETE_FIRST = """\
-            for portion in in_tens([message.receipt_handle for message in batch]):
-                self._committed.put_nowait(portion)
-"""
+RAW, ROTATE = "database/4_tables/03_staging.raw_logins.sql", "database/5_functions/recovery.rotate.sql"
+FIELDS = "database/5_functions/masking.apply_fields.sql"
+NO_FAULT = "no fault"
+DELETE = "            self._committed.put_nowait(delivery)\n"
+UNOPENED = "case when staging.can_be_jsonb(raw_logins.body) then raw_logins.body::jsonb end"
 IS_OF_MODEL = "(judged.reasons is null) = {{ this.name == 'user_logins' }}"
 ABOVE_THE_MARK = """(
         select id from staging.raw_logins as raw where raw.message_id = logins.message_id and raw.sent_at = logins.sent_at
     ) > (select coalesce(max(id), 0) from staging.raw_logins inner join {{ this }} using (message_id, sent_at))"""
 FAULTS: dict[str, list[Edit]] = {
     "the delete before the commit": [
-        (PIPELINE, "            landed = 0 if is_end", f"{DELETE_FIRST}            landed = 0 if is_end"),
-        (PIPELINE, DELETE_FIRST.replace("[message.receipt_handle for message in batch]", "handles"), ""),
+        (PIPELINE, f"{DELETE}        self._turn.set()", "        self._turn.set()"),
+        (PIPELINE, "        while (landed :=", f"        for delivery in batch:\n{DELETE}        while (landed :="),
     ],
     # what the model should have taken leaves the list, and not what it has taken
     "--empty loses messages": [
@@ -49,11 +37,10 @@ FAULTS: dict[str, list[Edit]] = {
     ],
     # dbt opens it, and what keeps erased persons out does not
     "an erased person comes back through an envelope": [
-        *OPENED,
         (
-            BEGIN,
-            "staging.event(raw_logins.body) ->> 'user_id'",
-            "case when pg_input_is_valid(raw_logins.body, 'jsonb') then raw_logins.body::jsonb ->> 'user_id' end",
+            FIELDS,
+            "staging.event(raw_logins.body) as event limit all) as read',\n            built.user_id",
+            f"{UNOPENED} as event limit all) as read',\n            built.user_id",
         ),
     ],
     "a mark by max(id)": [
@@ -74,7 +61,7 @@ FAULTS: dict[str, list[Edit]] = {
             "from unnest(old_keys) as old_key where old_key.domain not in ('erased_user', 'invalid_ip');",
         ),
     ],
-    NO_FAULT: OPENED,
+    NO_FAULT: [],
 }
 
 

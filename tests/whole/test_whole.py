@@ -50,7 +50,7 @@ logins = st.fixed_dictionaries(
         "address": st.integers(0, len(ADDRESSES) - 1),
         "device": st.sampled_from(DEVICES),
         "locale": st.sampled_from([None, "DE"]),
-        "kind": st.sampled_from(["login", "login", "number", "envelope", "cut off"]),
+        "kind": st.sampled_from(["login", "login", "envelope", "number", "letter", "cut off"]),
     }
 )
 numbers = st.integers(0, 9)
@@ -336,11 +336,12 @@ def world(
 
 A = {"user": "person-a", "address": 0, "device": canaries.DEVICE_ID, "locale": None, "kind": "login"}
 B = {"user": "person-b", "address": 1, "device": DEVICES[1], "locale": "DE", "kind": "login"}
-WRAPPED, CUT, NO_ADDRESS = A | {"kind": "envelope"}, B | {"kind": "cut off"}, B | {"address": 5, "kind": "number"}
+WRAPPED, LETTER = A | {"kind": "envelope"}, A | {"kind": "letter"}
+CUT, NO_ADDRESS = B | {"kind": "cut off"}, B | {"address": 5, "kind": "number"}
 # Each rule at least once, in an order in which each has something to do.
 STORY: Script = [
     ("land_what_is_old_by_now", {"events": [A, CUT], "days_ago": 40}),
-    ("send", {"events": [A, B, WRAPPED, CUT]}),
+    ("send", {"events": [A, B, WRAPPED, CUT, LETTER]}),
     ("kill_the_loader", {"before": "commit"}),
     ("kill_the_loader", {"before": "delete"}),
     ("load", {"twice": True}),
@@ -365,7 +366,7 @@ STORY: Script = [
     ("erase", {"person": "person-a"}),
     ("deliver_again", {"number": 2}),
     ("load", {"twice": False}),
-    ("send", {"events": [A]}),
+    ("send", {"events": [A, WRAPPED]}),
     ("give_up", {}),
     ("redrive", {}),
     ("load", {"twice": False}),

@@ -40,7 +40,7 @@ STATEMENTS = {
     "delete from unjudged": "lock table staging.unjudged in share mode",
 }
 # What README says to change for a new field: the policy, the model, its contract.
-EMAIL_FIELD = [("values\n", "values\n('masked_email', 'email', 256, false, 'email', 'as_sent', null, null),\n")]
+EMAIL_FIELD = [("('masked_ip',", "('masked_email', 'email', 256, false, 'email', 'as_sent', null),\n('masked_ip',")]
 EMAIL_COLUMN = [
     ("user_logins.sql", "    sent_at\n\nfrom accepted", "    sent_at,\n    masked_email\n\nfrom accepted"),
     ("user_logins.yml", "\nunit_tests:", "      - name: masked_email\n        data_type: varchar(256)\n\nunit_tests:"),
@@ -51,7 +51,9 @@ def body(one: Sent) -> str:
     """The message as the producer sends it."""
     event = {"user_id": one.user, "app_version": 2.3 if one.kind == "number" else "2.3.0", "device_type": "ios", "locale": one.locale}
     whole = json.dumps(event | {"ip": ADDRESSES[one.address][0], "device_id": one.device, "email": EMAIL})
-    return {"envelope": json.dumps({"Type": "Notification", "Message": whole}), "cut off": whole[:-1]}.get(one.kind, whole)
+    letter = {"Type": "Notification", "Message": whole}
+    envelope = letter | {"TopicArn": "arn:aws:sns:eu-central-1:123456789012:logins"}
+    return {"envelope": json.dumps(envelope), "letter": json.dumps(letter), "cut off": whole[:-1]}.get(one.kind, whole)
 
 
 def as_message(one: Sent, handle: str = "") -> Message:
