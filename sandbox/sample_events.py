@@ -40,7 +40,7 @@ _LOGIN = {
 MALFORMED = {
     "no JSON": "login from 192.0.2.1",
     "JSON cut off": json.dumps(_LOGIN)[:-9],
-    "an array": json.dumps([_LOGIN]),
+    "an empty batch": "[]",
     "a string": json.dumps("login"),
     "another type of message": '{"foo": "wrong_message_type", "bar": "123"}',
     "no device_id": json.dumps({name: value for name, value in _LOGIN.items() if name != "device_id"}),

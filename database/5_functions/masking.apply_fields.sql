@@ -141,7 +141,7 @@ begin
             format(case when domain is null then '(%1$L, substring(%1$I from ''^v[0-9]+:[0-9a-f]{32}$''))' else '(%1$L, %1$I)' end, column_name),
             ', ' order by column_name
         ) filter (where domain is not null or on_personal = 'mask') as tokens,
-        string_agg(distinct format('strpos(plain, lower(%s)) > 0', text), ' or ') filter (where domain is not null) as repeated,
+        string_agg(distinct format('strpos(plain, lower(masking.btrim_spaces(%s))) > 0', text), ' or ') filter (where domain is not null) as repeated,
         string_agg(
             format('case when jsonb_typeof(%s) = ''string'' and masking.holds_personal(%s, array[%s]) then %L end', json, text, (
                 select string_agg(distinct personal.text, ', ') from read as personal where personal.domain is not null
