@@ -15,6 +15,7 @@ declare
         where wanted.domain is not null and wanted.domain not in (select keys.domain from masking.keys)
     );
     listed bigint;
+    are_few boolean;
 begin
     perform recovery.require_isolation('repeatable read');
     if domains_without_key is not null then
@@ -40,13 +41,13 @@ begin
             where listed > max_messages order by unjudged.sent_at offset max_messages - 1 limit 1
         )::text, ''), true);
         -- a few messages are looked up by key; the planner, which does not count on run-time pruning, would read every partition for them
-        if listed * 50 < (
+        are_few := listed * 50 < (
             select sum(pg_class.reltuples) from pg_inherits
             inner join pg_class on pg_inherits.inhrelid = pg_class.oid
             where pg_inherits.inhparent = 'staging.raw_logins'::regclass
-        ) then
-            perform set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
-        end if;
+        );
+        perform set_config(setting, case when are_few then 'off' else 'on' end, true)
+        from unnest(array['enable_hashjoin', 'enable_mergejoin']) as setting;
         -- the parts of a batch are messages, so count again
         exit when staging.split_batches(coalesce(nullif(current_setting('staging.sent_until'), ''), 'infinity')::timestamptz) = 0;
     end loop;
@@ -70,5 +71,7 @@ begin
                 )
         ) as unwanted;
     end if;
+    -- and many are never looked up one by one, however few the planner believes them to be
+    perform set_config('enable_nestloop', case when are_few then 'on' else 'off' end, true);
 end
 $$;

@@ -17,11 +17,24 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# After it, in the same transaction: what now has its outcome leaves the list. #}
+{#
+    After it, in the same transaction: what now has its outcome leaves the list. begin_judging() has decided whether few messages are
+    looked up by key or many are joined, because the planner's estimates are old while a transaction fills these tables.
+#}
 {% macro end_judging() -%}
     {%- if target.name == 'production' -%}
+        delete from staging.unjudged
+        where
+            current_setting('enable_hashjoin') = 'off'
+            and (
+                select true from {{ this }} as judged
+                where judged.message_id = unjudged.message_id and judged.sent_at = unjudged.sent_at
+                limit 1
+            );
         delete from staging.unjudged using {{ this }} as judged
-        where unjudged.message_id = judged.message_id and unjudged.sent_at = judged.sent_at
+        where
+            current_setting('enable_hashjoin') = 'on'
+            and unjudged.message_id = judged.message_id and unjudged.sent_at = judged.sent_at
     {%- endif -%}
 {%- endmacro %}
 

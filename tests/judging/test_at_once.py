@@ -214,3 +214,19 @@ def test_judging_again_while_runs_go_on_moves_each_message_once(warehouse: Wareh
     warehouse.dbt("run")
 
     assert warehouse.places() == (sorted(messages), [], [])
+
+
+def test_a_run_reads_the_list_a_few_times_though_the_planner_takes_the_marts_for_empty(warehouse: Warehouse) -> None:
+    """An ANALYZE that meets the insertion of a first run counts no row of it; the next run's statements are planned with that."""
+    warehouse.land({f"old-{number}": GOOD for number in range(300)})
+    warehouse.dbt("run")
+    database = warehouse.database
+    database.execute("vacuum analyze staging.raw_logins")
+    database.execute("update pg_class set reltuples = 0, relpages = 9 where relname like 'user\\_logins\\_2%'")
+    read = "select seq_scan from pg_stat_user_tables where relname = 'unjudged'"
+    for count in (1, 0, 300):
+        before = database.value(read)
+        warehouse.land({f"{count}-{number}": GOOD for number in range(count)})
+        warehouse.dbt("run", "--select", "marts")
+        assert database.value(read) - before < 50
+    assert len(warehouse.places()[0]) == 601
