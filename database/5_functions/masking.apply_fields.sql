@@ -127,7 +127,7 @@ begin
         concat_ws(
             ', ',
             string_agg(distinct computed, ', '),
-            format('lower(concat_ws('' '', %s)) as plain', string_agg(text, ', ') filter (where on_personal in ('reject', 'mask')))
+            format('lower(concat_ws(E''\n'', %s)) as plain', string_agg(text, ', ') filter (where on_personal in ('reject', 'mask')))
         ) as computed,
         string_agg(
             format(
