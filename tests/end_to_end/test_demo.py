@@ -98,7 +98,7 @@ def test_plain_values_are_in_the_raw_logins_and_nowhere_else(demo: Demo) -> None
     assert demo.relations_with_personal_values("analyst") == set()
     found = demo.relations_with_personal_values(None)
     # the last is a view of the first, for recovery alone
-    assert {relation.split("_20")[0] for relation in found} == {"staging.raw_logins", "staging.personal_values"}
+    assert {relation.split("_20")[0] for relation in found} == {"staging.raw_logins", "staging.message_users", "staging.personal_values"}
 
 
 def test_no_log_artefact_or_output_has_a_plain_value(demo: Demo) -> None:
