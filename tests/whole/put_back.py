@@ -84,9 +84,9 @@ def search(edits: list[Edit], seed: int) -> tuple[str, str]:
     said = re.search(r"^seed .*", ran.stdout, re.MULTILINE)
     if not said:
         raise SystemExit(f"the state machine did not run: {ran.stdout[-3000:]}{ran.stderr[-1000:]}")
-    broken = re.search(r"in (\w+)\n    assert ", ran.stdout)
+    broken = re.search(r"in (\w+)\n    assert ", ran.stdout) if "found after" in said[0] else ("", "nothing")
     script = re.search(r"^shortened to:\n(    .*\n)*", ran.stdout, re.MULTILINE)
-    return said[0].partition(": {")[0], f"{script[0] if script else ''}broken: {broken[1]}" if broken else ""
+    return said[0].partition(": {")[0], f"{script[0] if script else ''}broken: {broken[1] if broken else 'not each time'}"
 
 
 def main() -> None:
