@@ -57,7 +57,7 @@ class Model:
     erased: set[str] = field(default_factory=set)
     persons: set[str] = field(default_factory=set)
     versions: dict[tuple[str, str], int] = field(default_factory=dict)  # by message and column
-    version: int = 1
+    keys: Counter[str] = field(default_factory=lambda: Counter(["ip", "invalid_ip", "network", "device_id"]))  # their versions, by domain
     days: set[int] = field(default_factory=set)  # with a partition, be it empty
     locale_length: int = 32
     has_email: bool = False
@@ -81,7 +81,7 @@ class Model:
                 if passes and "user_logins" in models:
                     self.masked[one.message_id] = one
                     columns = one.values.keys() - (set() if self.has_email else {"masked_email"})
-                    self.versions |= {(one.message_id, column): self.version for column in columns}
+                    self.versions |= {(one.message_id, column): self.keys[one.values[column][0]] for column in columns}
                 elif not passes and "rejected_logins" in models:
                     self.rejected.add(one.message_id)
         for name, outcomes in (("user_logins", self.masked.keys()), ("rejected_logins", self.rejected)):
@@ -101,6 +101,10 @@ class Model:
         self.versions = {key: version for key, version in self.versions.items() if key[0] in self.masked}
         self.acts["erased"] += 1
 
+    def add_email(self) -> None:
+        self.has_email = True
+        self.keys["email"] = 1
+
     def expire(self) -> None:
         unjudged = {one.days_ago for message_id, one in self.raw.items() if message_id not in self.masked.keys() | self.rejected}
         for day in {day for day in self.days if day > RETENTION_DAYS} - unjudged:
@@ -111,16 +115,17 @@ class Model:
     def rotate(self) -> None:
         known = {value for one in self.raw.values() for value in one.values.values()}
         for (message_id, column), version in self.versions.items():
-            if version == self.version and self.masked[message_id].values[column] in known:
+            value = self.masked[message_id].values[column]
+            if version == self.keys[value[0]] and value in known:
                 self.versions[message_id, column] += 1
-        self.version += 1
+        self.keys.update(list(self.keys))
         self.acts["rotated"] += 1
 
     def reveal(self, message_id: str, column: str) -> set[str]:
         """The values behind a login's token: each spelling in a message that is still there and was masked under today's key."""
         value = self.masked[message_id].values[column]
         same = [(other, one) for other, one in self.masked.items() if other in self.raw and one.values.get(column) == value]
-        now = [one for other, one in same if self.versions.get((other, column)) == self.versions[message_id, column] == self.version]
+        now = [one for other, one in same if self.versions.get((other, column)) == self.versions[message_id, column] == self.keys[value[0]]]
         self.acts.update(["reveal_requested", "reveal_approved", "reveal_opened"] + ["reveal_read"] * bool(now))
         return {one.plain(column) for one in now}
 

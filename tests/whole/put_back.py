@@ -84,9 +84,11 @@ def search(edits: list[Edit], seed: int) -> tuple[str, str]:
     said = re.search(r"^seed .*", ran.stdout, re.MULTILINE)
     if not said:
         raise SystemExit(f"the state machine did not run: {ran.stdout[-3000:]}{ran.stderr[-1000:]}")
-    broken = re.search(r"in (\w+)\n    assert ", ran.stdout)
     script = re.search(r"^shortened to:\n(    .*\n)*", ran.stdout, re.MULTILINE)
-    return said[0].partition(": {")[0], f"{script[0] if script else ''}broken: {broken[1]}" if broken else ""
+    where = re.findall(r"^tests/whole/\w+\.py:\d+: in (\w+)$", ran.stdout, re.MULTILINE)
+    cause = re.search(r"^E +(\S.*)", ran.stdout, re.MULTILINE)
+    broken = f"broken: {where[-1] if where else ''}: {cause[1]}" if cause else ""
+    return said[0].partition(": {")[0], (script[0] if script else "") + broken
 
 
 def main() -> None:

@@ -225,7 +225,8 @@ class Whole(RuleBasedStateMachine):
     def add_a_field(self) -> None:
         """A personal one, which messages have all along; logins that are masked already stay as they are."""
         with self.effort.step("add_a_field"):
-            self.world.has_email = self.model.has_email = True
+            self.world.has_email = True
+            self.model.add_email()
             self.world.change_policy(self.model.locale_length)
 
     # ── recovery ─────────────────────────────────────────────────────────────────────────────────────────────────────
