@@ -20,12 +20,19 @@ begin
             case when fields.domain is null then fields.max_length else 256 end as length,
             pg_attribute.attnotnull as is_not_null,
             pg_attribute.atttypmod - 4 as found_length,
-            pg_attribute.attnum is not null as is_there
+            pg_attribute.attnum is not null as is_there,
+            case pg_attribute.atttypid when 'numeric'::regtype then 'number' when 'boolean'::regtype then 'boolean' else 'string' end as found_type,
+            bool_or(fields.max_length is not null) over (partition by fields.path) as is_judged
         from masking.fields
         left join pg_attribute
             on pg_attribute.attrelid = 'marts.user_logins'::regclass and pg_attribute.attname = fields.column_name and not attisdropped
         where fields.column_name is not null
     loop
+        if (this.is_there and this.found_type != case when this.json_type in ('number', 'boolean') then this.json_type else 'string' end)
+            or (this.json_type like 'string%' and not this.is_judged) then
+            raise exception '6_fields.sql cannot give % what stands at % (%): say a max_length where the value is text, and another column where the type changes',
+                this.column_name, this.path, this.json_type using errcode = 'invalid_object_definition';
+        end if;
         if not this.is_there then
             execute format('alter table marts.user_logins add column %I %s', this.column_name, case
                 when this.json_type = 'number' then 'numeric'
@@ -45,6 +52,16 @@ begin
             or this.domain is null)) then
             execute format('alter table marts.user_logins alter column %I drop not null', this.column_name);
         end if;
+    end loop;
+
+    -- nor is a field that was taken out
+    for this in
+        select attname from pg_attribute
+        where attrelid = 'marts.user_logins'::regclass and attnum > 0 and attnotnull
+            and attname not in ('create_date', 'message_id', 'sent_at')
+            and attname not in (select column_name from masking.fields where column_name is not null)
+    loop
+        execute format('alter table marts.user_logins alter column %I drop not null', this.attname);
     end loop;
 
     perform masking.create_key(domains.domain)
@@ -127,7 +144,7 @@ begin
         concat_ws(
             ', ',
             string_agg(distinct computed, ', '),
-            format('lower(concat_ws(E''\n'', %s)) as plain', string_agg(text, ', ') filter (where on_personal in ('reject', 'mask')))
+            format('lower(concat_ws(E''\n'', %s)) as plain', coalesce(string_agg(text, ', ') filter (where on_personal in ('reject', 'mask')), 'null'))
         ) as computed,
         string_agg(
             format(
@@ -143,12 +160,13 @@ begin
         ) filter (where domain is not null or on_personal = 'mask') as tokens,
         string_agg(distinct format('strpos(plain, lower(masking.btrim_spaces(%s))) > 0', text), ' or ') filter (where domain is not null) as repeated,
         string_agg(
-            format('case when jsonb_typeof(%s) = ''string'' and masking.holds_personal(%s, array[%s]) then %L end', json, text, (
+            format('case when jsonb_typeof(%s) in (%s) and masking.holds_personal(%s, array[%s]) then %L end', json, case
+                when json_type = 'string' then '''string''' else '''string'', ''number''' end, text, (
                 select string_agg(distinct personal.text, ', ') from read as personal where personal.domain is not null
             ), column_name), ', '
         ) filter (where on_personal in ('reject', 'mask')) as holding,
         max(case when column_name = 'user_id' then format(
-            'case when jsonb_typeof(%s) in (''string'', ''number'') then recovery.canonical_user_id(%s) end', json, text
+            'case when jsonb_typeof(%s) in (''string'', ''number'') then nullif(recovery.canonical_user_id(%s), '''') end', json, text
         ) end) as user_id
     into built
     from tokens;

@@ -11,7 +11,9 @@ declare
     part text;
 begin
     if
-        value ~ '[^\s@](@|%40)[^\s@]+\.[[:alpha:]]{2}'
+        -- what looks like a token would be taken for one
+        value ~ '^v[0-9]+:[0-9a-f]{32}$'
+        or value ~ '[^\s@](@|%40)[^\s@]+\.[[:alpha:]]{2}'
         or value ~ format('(?<![[:alnum:].])(?!0+\.)(%1$s\.){3}%1$s(?![[:alnum:]]|\.[[:alnum:]])', octet)
         -- a phone number with its country's code
         or value ~ E'(?<![[:alnum:]])\\+([ ()./\t\u00a0\u2010-\u2013-]*[0-9]){7,15}(?![0-9])'

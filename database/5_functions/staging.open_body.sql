@@ -37,7 +37,10 @@ begin
                     fault := coalesce(fault, 'body_in_s3');
                 else
                     envelopes := envelopes || 'batch'::text;
-                    fault := coalesce(fault, case when 'batch' <> all(staging.envelopes()) then 'body_is_batch' end);
+                    fault := coalesce(fault, case
+                        when 'batch' <> all(staging.envelopes()) then 'body_is_batch'
+                        when jsonb_array_length(layer) > 10000 then 'body_is_too_large_batch'
+                    end);
                 end if;
             elsif kind <> 'object' then
                 fault := coalesce(fault, 'body_not_an_object');

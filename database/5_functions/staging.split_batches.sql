@@ -1,57 +1,49 @@
 -- Makes a message of each event in the batches that are listed and were sent by *until*, and returns how many batches that were. A part
--- is called <message_id>#<place>, and has its batch's times and attributes. A batch inside a batch is split too, eight deep. A batch
--- that SQS delivers again changes nothing: its parts are there, or staging.begin_judging() deletes them again.
+-- is called <message_id>#<place>, and has its batch's times and attributes. A batch inside a batch is not split: a few bytes could
+-- hold millions of events. A batch that SQS delivers again changes nothing: its parts are there, or staging.begin_judging() deletes
+-- them again.
 create or replace function staging.split_batches(until timestamptz)
 returns bigint language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-    batches bigint;
+    split bigint;
 begin
     -- without a look at the messages where there is none
     if not exists (select from staging.unjudged where unjudged.is_wrapped and unjudged.sent_at <= until) then
         return 0;
     end if;
 
-    with recursive
-    messages as (
+    with
+    batches as (
         select
             raw_logins.message_id,
             raw_logins.sent_at,
             raw_logins.landed_at,
             raw_logins.attributes,
-            raw_logins.body,
-            regexp_count(raw_logins.message_id, '#') as depth,
             opened.batch
         from staging.unjudged
         inner join staging.raw_logins on unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at
         cross join lateral (select staging.opened_batch(raw_logins.body) as batch limit all) as opened
         where unjudged.is_wrapped and unjudged.sent_at <= until and opened.batch is not null
-            and regexp_count(raw_logins.message_id, '#') < 8
-
-        union all
-
-        select
-            messages.message_id || '#' || part.place,
-            messages.sent_at,
-            messages.landed_at,
-            messages.attributes,
-            part.event::text,
-            messages.depth + 1,
-            case when messages.depth < 7 and staging.body_is_wrapped(part.event::text) then staging.opened_batch(part.event::text) end
-        from messages
-        cross join lateral json_array_elements(messages.batch) with ordinality as part (event, place)
+            -- a part is not split again
+            and strpos(raw_logins.message_id, '#') = 0
+            -- one that was erased as a whole: staging.begin_judging() deletes it
+            and not exists (
+                select from recovery.erased_messages
+                where erased_messages.message_id = raw_logins.message_id and erased_messages.sent_at = raw_logins.sent_at
+            )
     ),
 
     landed as (
         insert into staging.raw_logins (message_id, sent_at, landed_at, attributes, body)
         select
-            messages.message_id,
-            messages.sent_at,
-            messages.landed_at,
-            messages.attributes,
-            messages.body
-        from messages
-        where messages.batch is null
+            batches.message_id || '#' || part.place,
+            batches.sent_at,
+            batches.landed_at,
+            batches.attributes,
+            part.event::text
+        from batches
+        cross join lateral json_array_elements(batches.batch) with ordinality as part (event, place)
         on conflict do nothing
         returning raw_logins.message_id, raw_logins.sent_at, raw_logins.body
     ),
@@ -66,9 +58,14 @@ begin
     ),
 
     deleted as (
-        delete from staging.raw_logins using messages
-        where raw_logins.message_id = messages.message_id and raw_logins.sent_at = messages.sent_at and messages.batch is not null
+        delete from staging.raw_logins using batches
+        where raw_logins.message_id = batches.message_id and raw_logins.sent_at = batches.sent_at
         returning raw_logins.message_id, raw_logins.sent_at
+    ),
+
+    unrejected as (
+        delete from marts.rejected_logins using deleted
+        where rejected_logins.message_id = deleted.message_id and rejected_logins.sent_at = deleted.sent_at
     ),
 
     unlisted as (
@@ -76,7 +73,7 @@ begin
         where unjudged.message_id = deleted.message_id and unjudged.sent_at = deleted.sent_at
     )
 
-    select count(*) into batches from deleted;
-    return batches;
+    select count(*) into split from deleted;
+    return split;
 end
 $$;

@@ -250,14 +250,14 @@ def login(number: int) -> str:
     return json.dumps(LOGIN | {"user_id": f"u{number}", "ip": f"192.0.2.{number}"})
 
 
-BATCH = {"m": sns(gzip_text(f" [{login(1)} ,\n{login(2)}, 7, [{sns(login(3))}], {eventbridge(f'[{login(4)}, {login(5)}]')}]"))}
+BATCH = {"m": sns(gzip_text(f" [{login(1)} ,\n{login(2)}, 7, {sns(login(3))}, {eventbridge(login(4))}, {login(5)}]"))}
 PARTS = {
     "m#1": login(1),
     "m#2": login(2),
     "m#3": "7",
-    "m#4#1": sns(login(3)),
-    "m#5#1": login(4),
-    "m#5#2": login(5),
+    "m#4": sns(login(3)),
+    "m#5": eventbridge(login(4)),
+    "m#6": login(5),
 }
 MASKED = sorted(PARTS.keys() - {"m#3"})
 
@@ -275,7 +275,7 @@ def test_each_event_of_a_batch_is_a_message_and_a_batch_that_comes_again_changes
     assert (warehouse.places(), warehouse.reasons()) == (places, {"m#3": ["body_not_an_object"]})
     seen = "select message_id, user_id, sent_at from marts.user_logins order by message_id"
     assert warehouse.database.rows(seen) == [(message_id, f"u{number}", same[0]) for number, message_id in enumerate(MASKED, 1)]
-    ((token,),) = warehouse.database.rows("select masked_ip from marts.user_logins where message_id = 'm#5#1'")
+    ((token,),) = warehouse.database.rows("select masked_ip from marts.user_logins where message_id = 'm#5'")
     assert reveal(warehouse, token) == [(token, "ip", "192.0.2.4", 1)]
 
     warehouse.land(BATCH, same[0])
@@ -293,7 +293,7 @@ def test_one_person_of_a_batch_is_erased_and_stays_away_when_the_batch_comes_aga
     sent_at = database.value("select sent_at from staging.raw_logins")
     if has_run:
         warehouse.dbt("run")
-    others = sorted(PARTS.keys() - {"m#5#1"})
+    others = sorted(PARTS.keys() - {"m#5"})
 
     erased = database.rows("select raw_messages, logins, rejections from recovery.erase(array['u4'])", "privacy_officer")
 
@@ -324,8 +324,26 @@ def test_a_batch_deep_in_batches_is_rejected_and_what_is_switched_off_waits_for_
         warehouse.dbt("run-operation", "judge_again")
         warehouse.dbt("run")
 
-        assert warehouse.places() == (["one", "several#1", "several#2"], ["deep" + "#1" * 8], [])
-        assert warehouse.reasons() == {"deep" + "#1" * 8: ["body_is_batch"]}
+        assert warehouse.places() == (["one", "several#1", "several#2"], ["deep#1"], [])
+        assert warehouse.reasons() == {"deep#1": ["body_is_batch"]}
+
+
+def test_a_few_bytes_do_not_become_millions_of_messages_and_what_was_rejected_as_a_batch_is_in_one_place(warehouse: Warehouse) -> None:
+    bomb = gzip_text(json.dumps([gzip_text(f"[{'0,' * 9_999}0]")] * 3))
+    warehouse.edit("database/6_fields.sql", "'gzip', 'batch']", "'gzip']")
+    warehouse.migrate()
+    warehouse.land({"again": f"[{login(1)}]"})
+    warehouse.dbt("run")
+    warehouse.edit("database/6_fields.sql", "'gzip']", "'gzip', 'batch']")
+    warehouse.migrate()
+    warehouse.land({"bomb": bomb, "wide": f"[{'0,' * 10_000}0]"})
+    # delivered again
+    warehouse.database.execute("insert into staging.unjudged (message_id, sent_at) select message_id, sent_at from marts.rejected_logins")
+    warehouse.dbt("run")
+
+    parts = {f"bomb#{place}": ["body_is_batch"] for place in (1, 2, 3)}
+    assert warehouse.reasons() == {"wide": ["body_is_too_large_batch"], **parts}
+    assert warehouse.places() == (["again#1"], [*parts, "wide"], [])
 
 
 def test_a_run_takes_no_more_than_it_may_of_what_is_in_batches(warehouse: Warehouse) -> None:

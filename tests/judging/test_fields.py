@@ -260,3 +260,41 @@ def test_a_field_that_is_renamed_or_removed_keeps_what_it_gave_and_can_come_back
     warehouse.migrate()
     warehouse.dbt("run", "--select", "marts", "--vars", "backfill: true")
     assert database.rows(locales) == [("1", None), ("2", "RU"), ("3", "RU")]
+
+
+def test_a_required_field_can_be_taken_out_and_no_column_changes_its_type(warehouse: Warehouse) -> None:
+    line = "('device_type', 'device_type', 32, true, 'reject', 'one of a few kinds'),\n"
+    warehouse.edit("database/6_fields.sql", line, "")
+    warehouse.edit("dbt_project/models/marts/user_logins.sql", "    device_type,\n", "    null::varchar(32) as device_type,\n")
+    warehouse.migrate()
+    warehouse.land({"1": GOOD})
+    warehouse.dbt("run")
+    assert warehouse.places() == (["1"], [], [])
+
+    for kind, length in (("number", "null"), ("string", "null")):
+        changed = (
+            "\ninsert into masking.fields (column_name, path, json_type, max_length, on_personal, reason)"
+            f" values ('device_type', 'kind', '{kind}', {length}, 'reject', 'one of a few kinds');\n"
+        )
+        warehouse.edit("database/6_fields.sql", "\nset local role pipeline_owner", changed + "\nset local role pipeline_owner")
+        with pytest.raises(MigrationError, match=r"6_fields.sql cannot give device_type what stands at kind"):
+            warehouse.migrate()
+        warehouse.edit("database/6_fields.sql", changed, "")
+
+
+def test_a_number_that_is_a_personal_value_and_a_text_that_looks_like_a_token_are_personal(warehouse: Warehouse) -> None:
+    number = (
+        "\ninsert into masking.fields (column_name, path, json_type, on_personal, reason) values"
+        " ('score', 'score', 'number', 'reject', 'a count');\n"
+    )
+    warehouse.edit("database/6_fields.sql", "\nset local role pipeline_owner", number + "\nset local role pipeline_owner")
+    warehouse.migrate()
+    warehouse.land(
+        {
+            "number": json.dumps(LOGIN | {"device_id": "358240051111110", "score": 358240051111110}),
+            "token": json.dumps(LOGIN | {"locale": "u", "user_id": "v1:" + "a" * 32}),
+            "good": json.dumps(LOGIN | {"score": 2}),
+        }
+    )
+    warehouse.dbt("run", "--select", "marts")
+    assert warehouse.reasons() == {"number": ["score_personal"], "token": ["user_id_personal"]}
