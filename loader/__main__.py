@@ -117,6 +117,9 @@ async def load(settings: LoaderSettings, *, until_empty: bool) -> None:
     if not until_empty:
         serve(settings.loader_http_host, settings.loader_http_port, report)
     await landing.open()
+    report.is_durable = lambda: landing.is_durable
+    if not landing.is_durable:
+        report.trouble("a crash of PostgreSQL's machine may lose what it committed", "fsync or full_page_writes is off")
     queue = await asyncio.to_thread(connect, settings)
     await queue.check()
     for number in STOP:

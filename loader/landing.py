@@ -47,6 +47,7 @@ SESSION = """
     with of_the_server as (select current_setting('synchronous_commit') as durability)
     select
         case durability when 'remote_apply' then durability else 'on' end,
+        current_setting('fsync')::bool and current_setting('full_page_writes')::bool,
         set_config('synchronous_commit', 'off', false),
         set_config('client_min_messages', 'warning', false),
         set_config('statement_timeout', %(ms)s, false),
@@ -66,6 +67,7 @@ class Landing:
     """The connection that batches land over: opened at need, and opened again whenever it breaks."""
 
     settings: LoaderSettings
+    is_durable: bool = True  # the server writes what is committed to its disk, and whole pages
     _connection: Any = None  # psycopg's
     _warnings: list[psycopg.errors.Diagnostic] = field(default_factory=list)
     _land: bytes = b""
@@ -119,7 +121,7 @@ class Landing:
         connection.add_notice_handler(self._warnings.append)  # nothing less than a warning comes: see SESSION
         async with asyncio.timeout(silence):
             cursor = await connection.execute(SESSION, {"ms": str(silence * 1000)})
-            ((durability, *_),) = await cursor.fetchall()
+            ((durability, self.is_durable, *_),) = await cursor.fetchall()
             self._land = LAND.format(durability=durability).encode()
             await connection.execute(INCOMING)
             await self._insert([])  # is refused now if it would be refused later

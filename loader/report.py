@@ -37,13 +37,14 @@ COUNTERS = {
 class Report:
     """Counts, and tells of batches, troubles and the end of a run, without personal values.
 
-    `counts` has what COUNTERS names, `in_flight` tells how many messages are held.
+    `counts` has what COUNTERS names, `in_flight` tells how many messages are held, `is_durable` whether PostgreSQL keeps its commits.
     """
 
     def __init__(self) -> None:
         """Count from zero."""
         self.counts = Counter(dict.fromkeys(COUNTERS, 0))
         self.in_flight: Callable[[], int] = int
+        self.is_durable: Callable[[], bool] = lambda: True
         self._batches = prometheus.Histogram("loader_batch_messages", "Messages in a batch.", buckets=BATCH_BUCKETS, registry=None)
         commits = "Time from a batch's first attempt to its commit."
         self._commits = prometheus.Histogram("loader_commit_seconds", commits, registry=None)
@@ -56,6 +57,8 @@ class Report:
             yield CounterMetricFamily(f"loader_{name}", text, self.counts[name])
         in_flight = self.in_flight()
         yield GaugeMetricFamily("loader_messages_in_flight", "Messages received and not deleted yet.", in_flight)
+        text = "1 where PostgreSQL runs with fsync or full_page_writes off."
+        yield GaugeMetricFamily("loader_durability_unsafe", text, not self.is_durable())
         age, text = time.time() - self._oldest_ms / 1000, "Age of the oldest message of the last batch; 0 when idle."
         yield GaugeMetricFamily("loader_oldest_message_age_seconds", text, max(0.0, age) if in_flight else 0.0)
         yield from (*self._batches.collect(), *self._commits.collect())

@@ -9,7 +9,6 @@ return path || case
     when found_type = json_type and ascii(value) between 33 and 126 and char_length(value) <= max_length then null
     when coalesce(found_type, 'null') = 'null' then case when is_required then '_missing' end
     when strpos(json_type, found_type) = 0 then case when json_type like 'string%' then '_not_text' else '_not_a_' || json_type end
-    -- spaces of ASCII, no-break, ideographic, zero width and the byte order mark
-    when btrim(value, E' \t\n\u000b\f\r\u00a0\u3000\u200b\ufeff') = '' then '_empty'
+    when masking.btrim_spaces(value) = '' then '_empty'
     when char_length(value) > max_length then '_too_long'
 end;

@@ -1,5 +1,6 @@
 -- What is known of a message's sender, in words: the envelopes around the event, the SNS topic or the source at EventBridge, the names
--- of its message attributes, and those of the event's fields. Nothing personal: no value, and no name that might be one. It never raises.
+-- of its message attributes, and those of the event's fields. No value, and no name with
+-- digits or a sign that an address or an id has; a name of letters may be a person's. It never raises.
 create or replace function staging.sender(body text, attributes jsonb)
 returns text language plpgsql stable parallel safe set search_path = pg_catalog, pg_temp
 as $$

@@ -20,11 +20,11 @@ begin
             raw_logins.sent_at,
             raw_logins.landed_at,
             raw_logins.attributes,
-            opened.batch
+            opened.content::json as batch
         from staging.unjudged
         inner join staging.raw_logins on unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at
-        cross join lateral (select staging.opened_batch(raw_logins.body) as batch limit all) as opened
-        where unjudged.is_wrapped and unjudged.sent_at <= until and opened.batch is not null
+        cross join lateral staging.open_body(raw_logins.body) as opened
+        where unjudged.is_wrapped and unjudged.sent_at <= until and opened.fault is null and 'batch' = any(opened.envelopes)
             -- a part is not split again
             and strpos(raw_logins.message_id, '#') = 0
             -- one that was erased as a whole: staging.begin_judging() deletes it

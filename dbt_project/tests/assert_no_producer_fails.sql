@@ -1,5 +1,5 @@
 -- Of the last day's messages of one sender, if 20 or more, at most nine in ten are rejected, however small their share of all messages:
--- a producer that sends nothing right is named. What is known of a sender (staging.sender()) holds nothing personal.
+-- a producer that sends nothing right is named. What is shown of a sender is what staging.sender() tells: no value.
 -- depends_on: {{ ref('rejected_logins') }}
 -- (a dbt build in which this fails has recorded its rejections)
 {% call print_findings() %}

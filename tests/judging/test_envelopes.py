@@ -346,6 +346,30 @@ def test_a_few_bytes_do_not_become_millions_of_messages_and_what_was_rejected_as
     assert warehouse.places() == (["again#1"], [*parts, "wide"], [])
 
 
+def test_a_batch_that_was_erased_whole_stays_away_when_batches_are_opened_again(warehouse: Warehouse) -> None:
+    database = warehouse.database
+    batch = {"m": f'[{login(1)}, {{"who": "u1"}}, {login(2)}]'}
+    warehouse.edit("database/6_fields.sql", "'gzip', 'batch']", "'gzip']")
+    warehouse.migrate()
+    warehouse.land(batch)
+    sent_at = database.value("select sent_at from staging.raw_logins")
+    assert database.rows("select raw_messages from recovery.erase(array['u1'])", "privacy_officer") == [(1,)]
+    warehouse.edit("database/6_fields.sql", "'gzip']", "'gzip', 'batch']")
+    warehouse.migrate()
+
+    warehouse.land(batch, sent_at)
+    warehouse.dbt("run", "--select", "marts")
+
+    assert (warehouse.places(), database.rows("select from staging.raw_logins")) == (([], [], []), [])
+
+
+def test_a_person_is_found_where_the_user_id_is_blank(warehouse: Warehouse) -> None:
+    warehouse.land({"blank": json.dumps(LOGIN | {"user_id": " ", "name": "u7"}), "other": GOOD})
+    erased = warehouse.database.rows("select raw_messages from recovery.erase(array['u7'])", "privacy_officer")
+    assert erased == [(1,)]
+    assert warehouse.database.rows("select message_id from staging.raw_logins") == [("other",)]
+
+
 def test_a_run_takes_no_more_than_it_may_of_what_is_in_batches(warehouse: Warehouse) -> None:
     for number in range(4):
         warehouse.land({f"m{number}": f"[{login(1)}, {login(2)}]"})

@@ -298,3 +298,18 @@ def test_a_number_that_is_a_personal_value_and_a_text_that_looks_like_a_token_ar
     )
     warehouse.dbt("run", "--select", "marts")
     assert warehouse.reasons() == {"number": ["score_personal"], "token": ["user_id_personal"]}
+
+
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(warehouse: Warehouse) -> None:
+    warehouse.limit_locale(5)
+    warehouse.land({"long": json.dumps(LOGIN | {"locale": "zh-Hant-TW"}), "good": GOOD})
+    warehouse.dbt("run", "--select", "marts")
+    warehouse.land({"waiting": "oops"})
+    server = warehouse.database.server
+    administrator = {"ADMIN_USER": server.user, "ADMIN_PASSWORD": server.password}
+
+    done = support.run(["python", "-m", "loader", "migrate", "--dry-run"], support.environment(warehouse.database) | administrator)
+
+    said = ["waiting: 0 of 1", "rejected: 1 of 1", "masked: 1 of 1"]
+    assert (done.returncode, done.stdout, done.stderr) == (0, "".join(f"{line} messages would be masked\n" for line in said), "")
+    assert warehouse.database.value("select max_length from masking.fields where column_name = 'locale'") == 5

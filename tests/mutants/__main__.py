@@ -124,7 +124,7 @@ BY_HAND = [
     ("database/4_tables/09_recovery.tombstones.sql", "user_token text primary key", "user_token text not null"),
     ("database/4_tables/10_recovery.erased_messages.sql", "primary key (message_id, sent_at)", "check (true)"),
     ("database/4_tables/12_recovery.scrubs.sql", "relation regclass primary key", "relation regclass not null"),
-    ("database/5_functions/recovery.canonical_user_id.sql", r"\u00a0", ""),
+    ("database/5_functions/masking.btrim_spaces.sql", r"\u00a0", ""),
     ("database/6_fields.sql", "'ip', 'invalid_ip'", "'ip', 'ip'"),
     ("database/6_fields.sql", "'device_id', 'device_id', null", "'ip', 'device_id', null"),
     ("database/6_fields.sql", "'ip', 'ip', 'invalid_ip'", "'ip', 'as_sent', null"),
