@@ -177,14 +177,15 @@ begin
         built.repeated, built.holding
     );
 
-    -- LIMIT ALL keeps the planner from copying what is computed below it. An event that is a text is the reason why there is none.
+    -- LIMIT ALL keeps the planner from copying an expression, a token most of all, to each place that uses it. An event that is a text
+    -- is the reason why there is none.
     template := format(
         'select message_id, sent_at, landed_at, reasons, %1$s from (select *, string_to_array('
         'case when jsonb_typeof(event) = ''string'' then event #>> ''{}'''
         ' when coalesce(%2$s) is not null then concat_ws('' '', %2$s) end, '' '') as reasons'
         ' from (select *, %4$s from (select *, %3$s'
         ' from (select raw_logins.message_id, raw_logins.sent_at, raw_logins.landed_at, staging.event(raw_logins.body) as event'
-        ' from staging.raw_logins %%s limit all) as read limit all) as computed limit all) as checked limit all) as judged',
+        ' from staging.raw_logins %%s limit all) as read limit all) as computed limit all) as checked limit all) as judged limit all',
         built.columns, built.faults, built.computed, misplaced
     );
 
