@@ -11,8 +11,33 @@ as $$
 declare
     this record;
     built record;
-    misplaced text;
-    template text;
+    logins constant text := $view$
+        with
+
+        messages as (
+            select raw_logins.message_id, raw_logins.sent_at, raw_logins.landed_at, staging.event(raw_logins.body) as event
+            from staging.raw_logins
+            %s
+            limit all
+        ),
+
+        %s,
+
+        judged as (
+            select
+                *,
+                -- an event that is a text is the reason why there is none
+                string_to_array(case
+                    when jsonb_typeof(event) = 'string' then event #>> '{}'
+                    when coalesce(%s) is not null then concat_ws(' ', %3$s)
+                end, ' ') as reasons
+            from checked
+            limit all
+        )
+
+        select message_id, sent_at, landed_at, reasons, %s from judged limit all
+    $view$;
+    reading text;
 begin
     for this in
         select
@@ -79,7 +104,8 @@ begin
         select
             fields.*,
             reached.json,
-            regexp_replace(reached.json, ' -> (\S+)$', ' ->> \1') as text,
+            format('%s as %I', regexp_replace(reached.json, ' -> (\S+)$', ' ->> \1'), path || '_as_text') as extracted,
+            quote_ident(path || '_as_text') as text,
             quote_ident(case canonical_form when 'network' then 'ip' else canonical_form end || '_of_' || path) as form
         from masking.fields
         cross join lateral (
@@ -141,6 +167,7 @@ begin
             string_agg(format('case when %s then %L end', is_misplaced, path || '_personal'), ', ' order by path)
                 filter (where on_personal = 'reject')
         ) as faults,
+        string_agg(distinct extracted, ', ') as extracted,
         concat_ws(
             ', ',
             string_agg(distinct computed, ', '),
@@ -158,7 +185,9 @@ begin
             format(case when domain is null then '(%1$L, substring(%1$I from ''^v[0-9]+:[0-9a-f]{32}$''))' else '(%1$L, %1$I)' end, column_name),
             ', ' order by column_name
         ) filter (where domain is not null or on_personal = 'mask') as tokens,
-        string_agg(distinct format('strpos(plain, lower(masking.btrim_spaces(%s))) > 0', text), ' or ') filter (where domain is not null) as repeated,
+        string_agg(distinct format('strpos(plain, lower(%s)) > 0', case
+            when canonical_form = 'device_id' then form else format('masking.btrim_spaces(%s)', text)
+        end), ' or ') filter (where domain is not null) as repeated,
         string_agg(
             format('case when jsonb_typeof(%s) in (%s) and masking.holds_personal(%s, array[%s]) then %L end', json, case
                 when json_type = 'string' then '''string''' else '''string'', ''number''' end, text, (
@@ -171,56 +200,90 @@ begin
     into built
     from tokens;
 
-    -- the columns that would show a personal value
-    misplaced := format(
-        'case when masking.may_hold_personal(plain) or %s then array_remove(array[%s]::text[], null) end as misplaced',
-        built.repeated, built.holding
-    );
+    -- each step reads what the one before it has computed; LIMIT ALL keeps the planner from copying an expression, a token most of all,
+    -- to each place that uses it
+    reading := format(
+        $view$
+        texts as (
+            select *, %s from messages limit all
+        ),
 
-    -- LIMIT ALL keeps the planner from copying an expression, a token most of all, to each place that uses it. An event that is a text
-    -- is the reason why there is none.
-    template := format(
-        'select message_id, sent_at, landed_at, reasons, %1$s from (select *, string_to_array('
-        'case when jsonb_typeof(event) = ''string'' then event #>> ''{}'''
-        ' when coalesce(%2$s) is not null then concat_ws('' '', %2$s) end, '' '') as reasons'
-        ' from (select *, %4$s from (select *, %3$s'
-        ' from (select raw_logins.message_id, raw_logins.sent_at, raw_logins.landed_at, staging.event(raw_logins.body) as event'
-        ' from staging.raw_logins %%s limit all) as read limit all) as computed limit all) as checked limit all) as judged limit all',
-        built.columns, built.faults, built.computed, misplaced
+        computed as (
+            select *, %s from texts limit all
+        ),
+
+        checked as (
+            -- the columns that would show a personal value
+            select *, case when masking.may_hold_personal(plain) or %s then array_remove(array[%s]::text[], null) end as misplaced
+            from computed
+            limit all
+        )
+        $view$,
+        built.extracted, built.computed, built.repeated, built.holding
     );
 
     for this in
         values
-        ('staging', 'unjudged_logins', format(template,
+        ('staging', 'unjudged_logins', format(
+            logins,
             -- up to the time that begin_judging() has fixed for this run, and without what SQS delivered again after its outcome
-            'where exists (select from staging.unjudged'
-            ' where unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at'
-            ' and unjudged.sent_at <= (select coalesce(nullif(current_setting(''staging.sent_until'', true), ''''), ''infinity'')::timestamptz))'
-            ' and not exists (select from marts.user_logins as masked'
-            ' where masked.message_id = raw_logins.message_id and masked.sent_at = raw_logins.sent_at)'
-            ' and not exists (select from marts.rejected_logins as rejected'
-            ' where rejected.message_id = raw_logins.message_id and rejected.sent_at = raw_logins.sent_at)'
+            $view$
+            where
+                exists (
+                    select from staging.unjudged
+                    where unjudged.message_id = raw_logins.message_id and unjudged.sent_at = raw_logins.sent_at and unjudged.sent_at <= (
+                        select coalesce(nullif(current_setting('staging.sent_until', true), ''), 'infinity')::timestamptz
+                    )
+                )
+                and not exists (
+                    select from marts.user_logins as masked
+                    where masked.message_id = raw_logins.message_id and masked.sent_at = raw_logins.sent_at
+                )
+                and not exists (
+                    select from marts.rejected_logins as rejected
+                    where rejected.message_id = raw_logins.message_id and rejected.sent_at = raw_logins.sent_at
+                )
+            $view$,
+            reading, built.faults, built.columns
         )),
-        ('staging', 'logins', format(template, '')),
+        ('staging', 'logins', format(logins, '', reading, built.faults, built.columns)),
         ('staging', 'message_users', format(
-            'select raw_logins.message_id, raw_logins.sent_at, raw_logins.body, %s as user_id from staging.raw_logins'
-            ' cross join lateral (select staging.event(raw_logins.body) as event limit all) as read',
-            built.user_id
+            $view$
+            select raw_logins.message_id, raw_logins.sent_at, raw_logins.body, texts.user_id
+            from staging.raw_logins
+            cross join lateral (select staging.event(raw_logins.body) as event limit all) as messages
+            cross join lateral (select %s as user_id from (select %s) as texts limit all) as texts
+            $view$,
+            built.user_id, built.extracted
         )),
         ('staging', 'personal_values', format(
-            'select raw_logins.message_id, raw_logins.sent_at, value.column_name, value.path as field,'
-            ' case when value.form is null then value.fallback_domain else value.domain end as domain,'
-            ' value.plain_value, coalesce(value.form, value.plain_value) as canonical_value'
-            ' from staging.raw_logins'
-            ' cross join lateral (select staging.event(raw_logins.body) as event limit all) as read'
-            ' cross join lateral (select %s limit all) as computed cross join lateral (select %s limit all) as checked'
-            ' cross join lateral (values %s) as value (column_name, path, domain, fallback_domain, plain_value, form)'
-            ' where coalesce(value.form, case when value.fallback_domain is not null then value.plain_value end) is not null',
-            built.computed, misplaced, built.personal_values
+            $view$
+            select
+                raw_logins.message_id,
+                raw_logins.sent_at,
+                value.column_name,
+                value.path as field,
+                case when value.form is null then value.fallback_domain else value.domain end as domain,
+                value.plain_value,
+                coalesce(value.form, value.plain_value) as canonical_value
+            from staging.raw_logins
+            cross join lateral (
+                with messages as (select staging.event(raw_logins.body) as event limit all), %s
+                select * from checked
+            ) as checked
+            cross join lateral (values %s) as value (column_name, path, domain, fallback_domain, plain_value, form)
+            where coalesce(value.form, case when value.fallback_domain is not null then value.plain_value end) is not null
+            $view$,
+            reading, built.personal_values
         )),
         ('recovery', 'login_tokens', format(
-            'select message_id, sent_at, token.column_name, token.token from marts.user_logins'
-            ' cross join lateral (values %s) as token (column_name, token) where token.token is not null', built.tokens
+            $view$
+            select message_id, sent_at, token.column_name, token.token
+            from marts.user_logins
+            cross join lateral (values %s) as token (column_name, token)
+            where token.token is not null
+            $view$,
+            built.tokens
         ))
     loop
         -- a view that is the same stays: dropping it would wait for dbt

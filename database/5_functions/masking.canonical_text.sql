@@ -12,7 +12,7 @@ return case
     when form = 'as_sent' then value
     when form = 'device_id' and value like '________-____-____-____-____________' and pg_input_is_valid(value, 'uuid') then lower(value)
     when
-        form = 'device_id'
+        form = 'device_id' and char_length(value) > 36
         and masking.btrim_spaces(value) like '________-____-____-____-____________'
         and pg_input_is_valid(masking.btrim_spaces(value), 'uuid')
         then lower(masking.btrim_spaces(value))
