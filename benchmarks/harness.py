@@ -115,7 +115,7 @@ def run(command: list[str], environment: Mapping[str, str]) -> Usage:
 @contextlib.contextmanager
 def bench(runs: int) -> Iterator[Bench]:
     """A new PostgreSQL with fsync on, as in production, and `database/` applied."""
-    roles = ("loader", "transformer", "analyst", "pii_requester", "pii_approver", "privacy_officer")
+    roles = ("loader", "transformer", "analyst", "reporter", "pii_requester", "pii_approver", "privacy_officer")
     passwords = {role: secrets.token_urlsafe() for role in roles}
     with tempfile.TemporaryDirectory(prefix="user-logins-bench-") as directory:
         server = Postgres(Path(directory), processes.free_port(), "postgres", secrets.token_urlsafe())

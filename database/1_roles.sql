@@ -8,7 +8,7 @@ begin
     if to_regrole('pipeline_owner') is null then
         create role pipeline_owner nologin;
     end if;
-    foreach login_role in array array['loader', 'transformer', 'analyst', 'pii_requester', 'pii_approver', 'privacy_officer'] loop
+    foreach login_role in array array['loader', 'transformer', 'analyst', 'reporter', 'pii_requester', 'pii_approver', 'privacy_officer'] loop
         if to_regrole(login_role) is null then
             execute format('create role %I login', login_role);
         end if;
@@ -23,7 +23,7 @@ $$;
 do $$
 declare
     pipeline_roles constant regrole[] := array[
-        'pipeline_owner', 'loader', 'transformer', 'analyst', 'pii_requester', 'pii_approver', 'privacy_officer'
+        'pipeline_owner', 'loader', 'transformer', 'analyst', 'reporter', 'pii_requester', 'pii_approver', 'privacy_officer'
     ];
     overprivileged_roles constant text := (
         select string_agg(rolname, ', ' order by rolname) from pg_roles

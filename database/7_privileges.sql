@@ -1,12 +1,12 @@
 -- Who may do what: the only place, except memberships (1_roles.sql). Run on every migrate, so that what was granted by hand is
--- taken back. What an analyst may read is granted in dbt_project/dbt_project.yml, where the views are made.
+-- taken back. What analyst and reporter may read is granted in dbt_project/dbt_project.yml, where the views are made.
 -- tests/access/privileges.txt lists, from the catalog, what comes of it.
 
 -- Revoke everything first, with grants passed on, then grant what follows.
 do $$
 declare
-    pipeline_roles constant text := 'public, loader, transformer, analyst, pii_requester, pii_approver, privacy_officer';
-    other_roles constant text := 'public, loader, analyst, pii_requester, pii_approver, privacy_officer';
+    pipeline_roles constant text := 'public, loader, transformer, analyst, reporter, pii_requester, pii_approver, privacy_officer';
+    other_roles constant text := 'public, loader, analyst, reporter, pii_requester, pii_approver, privacy_officer';
     -- every role that has anything in this database: a privilege may come from a role that was allowed to pass it on
     grantees constant text := concat_ws(', ', 'public', (
         select string_agg(distinct refobjid::regrole::text, ', ') from pg_shdepend
@@ -18,7 +18,7 @@ declare
 begin
     execute format('revoke all on database %I from %s cascade', current_database(), pipeline_roles);
     execute format(
-        'grant connect on database %I to loader, transformer, analyst, pii_requester, pii_approver, privacy_officer', current_database()
+        'grant connect on database %I to loader, transformer, analyst, reporter, pii_requester, pii_approver, privacy_officer', current_database()
     );
     -- dbt builds each increment in a temporary table, the loader lands a batch through one, recovery.rotate() needs one
     execute format('grant temporary on database %I to loader, transformer, pipeline_owner', current_database());
@@ -27,19 +27,27 @@ begin
     execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', grantees);
     execute format('revoke all on all functions in schema staging, masking, marts, recovery from %s cascade', grantees);
     execute format('revoke all on schema analytics from %s cascade', other_roles);
-    execute format('revoke all on all tables in schema analytics from %s cascade', replace(other_roles, 'analyst, ', ''));
+    execute format('revoke all on all tables in schema analytics from %s cascade', replace(other_roles, 'analyst, reporter, ', ''));
     execute format('revoke all on all functions in schema analytics from %s cascade', other_roles);
-    -- what dbt granted to an analyst stays, for reading only
+    -- what dbt granted to a reader stays, for reading only
     for this in
-        select oid::regclass as relation from pg_class
+        select
+            pg_class.oid::regclass as relation,
+            reader,
+            has_table_privilege(reader, pg_class.oid, 'select')
+            and (reader = 'analyst' or relname in ('daily_devices', 'daily_logins', 'freshness')) as may_read
+        from pg_class
+        cross join unnest(array['analyst', 'reporter']) as reader
         where
             relnamespace = 'analytics'::regnamespace
             and relkind in ('r', 'p', 'v', 'm', 'f')
-            and has_table_privilege('analyst', oid, 'select')
-        order by oid
+            and has_table_privilege(reader, pg_class.oid, 'select, insert, update, delete, truncate, references, trigger')
+        order by pg_class.oid
     loop
-        execute format('revoke all on %s from analyst cascade', this.relation);
-        execute format('grant select on %s to analyst', this.relation);
+        execute format('revoke all on %s from %I cascade', this.relation, this.reader);
+        if this.may_read then
+            execute format('grant select on %s to %I', this.relation, this.reader);
+        end if;
     end loop;
 
     -- What PostgreSQL lets everyone do and nobody here needs: tables in public, and large objects, a store beside all tables.
@@ -72,7 +80,7 @@ grant select, insert, delete on staging.unjudged to transformer;
 grant select on masking.fields to transformer;
 grant select, insert on marts.user_logins to transformer;
 grant select, insert, delete on marts.rejected_logins to transformer;
-grant select on recovery.erased_messages to transformer;
+grant select on recovery.erased_messages, marts.last_run to transformer;
 grant execute on function staging.begin_judging(bigint, boolean), staging.event(text), staging.leaf_paths(jsonb) to transformer;
 grant execute on function staging.sender(text, jsonb), staging.names_in(jsonb) to transformer;
 -- what the views and staging.event() call runs with their reader's rights; none of these holds a key
@@ -85,8 +93,8 @@ masking.holds_personal(text, text[]), masking.may_hold_personal(text), masking.c
 masking.token(integer, bytea, bytea, text), masking.hmac_sha256(bytea, bytea, bytea)
 to transformer;
 
--- analyst: the views in analytics
-grant usage on schema analytics to analyst;
+-- analyst: the views in analytics; reporter: those in which no group is small
+grant usage on schema analytics to analyst, reporter;
 
 -- who asks, and who allows: a reveal's four steps
 grant usage on schema recovery to pii_requester, pii_approver;
@@ -142,7 +150,7 @@ declare
     this record;
 begin
     for this in
-        values ('loader', '5min'), ('transformer', '30min'), ('analyst', '5min'),
+        values ('loader', '5min'), ('transformer', '30min'), ('analyst', '5min'), ('reporter', '5min'),
         ('pii_requester', '1min'), ('pii_approver', '1min'), ('privacy_officer', '1min')
     loop
         execute format('alter role %I reset all', this.column1);
@@ -157,6 +165,8 @@ alter role transformer set work_mem = '64MB';
 alter role transformer set enable_parallel_hash = off;
 alter role analyst set default_transaction_read_only = on;
 alter role analyst set statement_timeout = '5min';
+alter role reporter set default_transaction_read_only = on;
+alter role reporter set statement_timeout = '5min';
 alter role pii_requester set statement_timeout = '1min';
 alter role pii_approver set statement_timeout = '1min';
 

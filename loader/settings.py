@@ -11,7 +11,7 @@ from loader.errors import refused, wrong_setting
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
-LOGIN_ROLES = ("loader", "transformer", "analyst", "pii_requester", "pii_approver", "privacy_officer")
+LOGIN_ROLES = ("loader", "transformer", "analyst", "reporter", "pii_requester", "pii_approver", "privacy_officer")
 
 
 class TokenSettings(BaseModel):

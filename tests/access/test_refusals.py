@@ -121,6 +121,19 @@ ATTACKS: dict[str, Attacks] = {
         "creating a table among the views": ("create table analytics.mine ()", "grant create on schema analytics to {role}"),
         "taking the barrier off a view": ("alter view analytics.shared_ips reset (security_barrier)", DBT),
     },
+    "reporter": OF_PEOPLE
+    | {
+        f"reading {view}": (f"select count(*) from analytics.{view}", "grant analyst to {role}")
+        for view in (
+            "user_logins",
+            "shared_ips",
+            "shared_devices",
+            "bursts",
+            "user_activity",
+            "version_sessions",
+            "daily_reconciliation",
+        )
+    },
     "pii_requester": OF_PEOPLE | VIEW,
     "pii_approver": OF_PEOPLE | VIEW,
     "privacy_officer": OF_PEOPLE | VIEW | {"shortening the retention by hand": ("update recovery.retention set raw_days = 14", OWNER)},
@@ -203,6 +216,16 @@ def test_the_role_is_refused(masked_for_all: Database, role: str, attack: str) -
         result = connection.execute(statement.encode())
         assert result.description is None or result.rowcount > 0
         connection.rollback()
+
+
+def test_a_reporter_reads_the_views_in_which_no_group_is_small(masked_for_all: Database) -> None:
+    readable = masked_for_all.rows(
+        "select relname from pg_class where relnamespace = 'analytics'::regnamespace and relkind = 'v' "
+        "and has_table_privilege('reporter', oid, 'select') order by 1"
+    )
+    assert readable == [("daily_devices",), ("daily_logins",), ("freshness",)]
+    for (view,) in readable:
+        masked_for_all.rows(f"select * from analytics.{view}", "reporter")
 
 
 @pytest.mark.parametrize("act", ACTS)

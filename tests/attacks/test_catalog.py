@@ -7,7 +7,7 @@ from tests import canaries, support
 from tests.support import Database
 
 
-@pytest.mark.parametrize("role", ["analyst", "transformer", "loader", "pii_requester", "pii_approver", "privacy_officer"])
+@pytest.mark.parametrize("role", ["analyst", "reporter", "transformer", "loader", "pii_requester", "pii_approver", "privacy_officer"])
 def test_a_role_finds_no_personal_value_and_no_key_in_any_relation_that_it_can_read(masked: Database, role: str) -> None:
     """Not in the catalog either: function sources, statistics, settings, comments, what others run; nor in the plans of the views."""
     blocks = support.key_blocks(masked)

@@ -11,7 +11,7 @@ from tests.support import Queue, run
 
 pytestmark = pytest.mark.slow
 
-ROLES = ("analyst", "transformer", "loader", "pii_requester", "pii_approver", "privacy_officer")
+ROLES = ("analyst", "reporter", "transformer", "loader", "pii_requester", "pii_approver", "privacy_officer")
 SEEN = "select coalesce(string_agg(query, ' '), '') from public.pg_stat_statements"
 
 

@@ -9,7 +9,7 @@ from tests.support import DATABASE_FILES, Database
 
 pytestmark = pytest.mark.slow
 
-GROUPS = ("analyst", "pii_requester", "pii_approver", "privacy_officer", "transformer", "loader")
+GROUPS = ("analyst", "reporter", "pii_requester", "pii_approver", "privacy_officer", "transformer", "loader")
 SETTINGS = {"log_min_messages": "notice", "log_parameter_max_length": "-1", "log_min_error_statement": "notice"}
 
 

@@ -1,4 +1,4 @@
-"""daily_logins can be passed on: neither a row of it nor a difference between its rows is about fewer than five people."""
+"""The aggregated views can be passed on: neither a row nor a difference between rows is about fewer than five people."""
 
 import itertools
 
@@ -66,3 +66,18 @@ def test_no_row_and_no_pair_of_totals_is_about_fewer_than_five_people(masked: Da
     assert min(users for dimension, *_, users in rows(masked) if dimension != "all") >= FEWEST_USERS
     # 19 in all, 11 on android, 7 on ios: so there is one on something else
     assert smallest_difference(rows(masked)) == 1
+
+
+def test_a_date_on_which_fewer_than_five_people_have_a_new_device_or_come_back_is_not_shown(masked: Database) -> None:
+    """On the second date four of nine come with a new device; on the third, five."""
+    masked.execute("truncate marts.user_logins")
+    for date, first, last in (("2024-02-27", 1, 10), ("2024-02-28", 6, 14), ("2024-02-29", 10, 19)):
+        masked.execute(f"""
+            insert into marts.user_logins (
+                user_id, device_type, masked_ip, masked_device_id, app_version, create_date, message_id, sent_at
+            )
+            select 'u' || n, 'ios', 'v1:', 'v1:' || n, '1', '{date}', '{date}' || n, now() from generate_series({first}, {last}) as n
+        """)
+    assert masked.rows("select create_date::text, new_devices, returning_devices from analytics.daily_devices", "reporter") == [
+        ("2024-02-29", 5, 5)
+    ]

@@ -127,7 +127,17 @@ def test_every_sample_event_is_masked_or_rejected_and_an_analyst_sees_no_plain_v
     with connect("analyst") as connection:
         seen = {
             cell
-            for view in ("user_logins", "shared_ips", "shared_devices", "daily_logins")
+            for view in (
+                "user_logins",
+                "shared_ips",
+                "shared_devices",
+                "bursts",
+                "user_activity",
+                "version_sessions",
+                "daily_logins",
+                "daily_devices",
+                "freshness",
+            )
             for row in connection.execute(f"select * from analytics.{view}".encode())
             for cell in row
             if isinstance(cell, str)

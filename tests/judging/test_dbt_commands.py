@@ -11,7 +11,18 @@ pytestmark = pytest.mark.slow
 
 MESSAGES = {"m1": GOOD, "m2": GOOD.replace("u1", "u2"), "bad": "oops"}
 ENDED: Places = (["m1", "m2"], ["bad"], [])
-VIEWS = ["daily_logins", "daily_reconciliation", "shared_devices", "shared_ips", "user_logins"]
+VIEWS = [
+    "bursts",
+    "daily_devices",
+    "daily_logins",
+    "daily_reconciliation",
+    "freshness",
+    "shared_devices",
+    "shared_ips",
+    "user_activity",
+    "user_logins",
+    "version_sessions",
+]
 # Every object of the database, with its owner, its grants and, where it has some, its query.
 OBJECTS = """
     select relnamespace::regnamespace::text, relname::text, relkind, relowner::regrole::text, relacl::text, reloptions::text,

@@ -387,3 +387,32 @@ def test_a_person_is_found_in_an_envelope_without_a_readable_id(database: Databa
         query = "select recovery.mentions_user(recovery.searchable_text(%s), 'u-1')"
         found = [inside for inside in his + others if row(connection, query, wrap(inside)) == (True,)]
     assert found == his
+
+
+def test_dbt_its_tests_erasure_reveal_and_rotation_read_an_event_by_one_function(warehouse: Warehouse) -> None:
+    """Each finds the login in every envelope; with that one function broken, none does."""
+    database = warehouse.database
+    inside = {"bare": GOOD, "batch": f"[{GOOD}]"}
+    inside |= {wrap.__name__: wrap(GOOD) for wrap in (sns, eventbridge, cloudevents, json.dumps, base64_text, gzip_text)}
+
+    def found() -> dict[str, int]:
+        """How many messages are read for each act."""
+        revealed = reveal(warehouse, database.value("select min(masked_ip) from marts.user_logins"))
+        return {
+            "dbt": database.value("select count(*) from staging.logins where reasons is null"),
+            "erasure": database.value("select count(*) from staging.message_users where user_id = 'u1'"),
+            "reveal": sum(messages for *_, messages in revealed),
+        }
+
+    warehouse.land(inside)
+    warehouse.dbt("run")
+    assert found() == dict.fromkeys(("dbt", "erasure", "reveal"), len(inside))
+    database.rows("select recovery.rotate()", "privacy_officer")
+    assert database.value("select count(*) from marts.user_logins where masked_ip like 'v2:%'") == len(inside)
+    warehouse.dbt("test", "--select", "assert_plain_columns_are_as_sent")
+
+    database.execute("create or replace function staging.event(body text) returns jsonb language sql stable return '\"broken\"'::jsonb")
+    assert found() == dict.fromkeys(("dbt", "erasure", "reveal"), 0)
+    with pytest.raises(psycopg.errors.DataException, match="tokens are not made of their message"):
+        database.rows("select recovery.rotate()", "privacy_officer")
+    warehouse.dbt("test", "--select", "assert_plain_columns_are_as_sent", code=1)

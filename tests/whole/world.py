@@ -32,7 +32,18 @@ TEMPLATE, BACKUP = "whole_template", "whole_backup"
 TIMEOUT_SECONDS = 240
 # of one day for all, though midnight may pass meanwhile
 NOON = dt.datetime.now(dt.UTC).replace(hour=12, minute=0, second=0, microsecond=0)
-VIEWS = ("user_logins", "shared_ips", "shared_devices", "daily_logins", "daily_reconciliation")
+VIEWS = (
+    "user_logins",
+    "shared_ips",
+    "shared_devices",
+    "bursts",
+    "user_activity",
+    "version_sessions",
+    "daily_logins",
+    "daily_devices",
+    "freshness",
+    "daily_reconciliation",
+)
 # Where a run can be stopped: what is held from it, so that it waits in the middle of its transaction.
 STATEMENTS = {
     "lock table only marts.rejected_logins": "lock table only marts.rejected_logins in share update exclusive mode",

@@ -8,6 +8,8 @@ user_logins as (
 
 )
 
-select {{ columns_for_analysts() }}
+select
+    {{ columns_for_analysts() }},
+    {{ sent_at_for_analysts() }} as sent_at
 
 from user_logins

@@ -15,7 +15,8 @@ accepted as (
         case
             when app_version ~ '^[0-9]+([.][0-9]+)*$' and app_version !~ '[0-9]{10}'
                 then string_to_array(app_version, '.')::integer[]
-        end as app_version_parts
+        end as app_version_parts,
+        {{ random_id() }} as login_id
 
     from logins
 
@@ -34,6 +35,7 @@ select
     ip_is_valid,
     masked_network,
     app_version_parts,
+    login_id,
     message_id,
     sent_at
 
