@@ -11,19 +11,22 @@ user_logins as (
 identifiers as (
 
     select
-        user_logins.user_id,
-        user_logins.sent_at,
-        identifier.identifier,
-        identifier.masked_value
+        user_id,
+        sent_at,
+        'ip' as identifier,
+        masked_ip as masked_value
 
     from user_logins
 
-    cross join lateral unnest(
-        array['device_id', 'ip'],
-        array[user_logins.masked_device_id, user_logins.masked_ip]
-    ) as identifier (identifier, masked_value)
+    union all
 
-    where identifier.masked_value is not null
+    select
+        user_id,
+        sent_at,
+        'device_id' as identifier,
+        masked_device_id as masked_value
+
+    from user_logins
 
 ),
 
@@ -37,6 +40,8 @@ bursts as (
         count(distinct user_id) as distinct_users
 
     from identifiers
+
+    where masked_value is not null
 
     group by identifier, masked_value, date_bin('{{ var("burst_minutes") }} minutes', sent_at, 'epoch')
 
