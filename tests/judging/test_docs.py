@@ -52,3 +52,12 @@ def test_the_policy_in_the_docs_is_the_reviewed_one(database: Database) -> None:
     found = POLICY.search(MASKING.read_text())
     assert found
     assert found[2] == policy, "make snapshot writes it anew"
+
+
+def test_an_analyst_can_ask_the_twelve_questions_and_gets_the_columns_that_are_shown(masked_for_all: Database) -> None:
+    asked = re.findall(r"```sql\n(.*?)```\n\n```\n(.*?)\n", (ROOT / "docs" / "analysts.md").read_text(), re.DOTALL)
+    assert len(asked) == 12
+    with masked_for_all.connect("analyst") as connection:
+        for query, heading in asked:
+            answered = connection.execute(query.encode())
+            assert [column.name for column in answered.description or ()] == [name.strip() for name in heading.split("│")]
