@@ -5,10 +5,11 @@
 delete from masking.fields;
 
 -- Personal, and masked. Text that is no address is masked as sent, so that its duplicates can still be found.
+-- A wider or narrower network is a row of its own: ('masked_region', 'ip', null, true, 'region', 'network/16/32', null).
 insert into masking.fields (column_name, path, max_length, is_required, domain, canonical_form, fallback_domain)
 values
 ('masked_ip', 'ip', 256, true, 'ip', 'ip', 'invalid_ip'),
-('masked_network', 'ip', null, true, 'network', 'network', null),
+('masked_network', 'ip', null, true, 'network', 'network/24/48', null),
 ('masked_device_id', 'device_id', 256, true, 'device_id', 'device_id', null);
 
 -- Not personal, for the reason given, and stored as sent.

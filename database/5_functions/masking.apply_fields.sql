@@ -106,7 +106,7 @@ begin
             reached.json,
             format('%s as %I', regexp_replace(reached.json, ' -> (\S+)$', ' ->> \1'), path || '_as_text') as extracted,
             quote_ident(path || '_as_text') as text,
-            quote_ident(case canonical_form when 'network' then 'ip' else canonical_form end || '_of_' || path) as form
+            quote_ident(case when canonical_form like 'network/%' then 'ip' else canonical_form end || '_of_' || path) as form
         from masking.fields
         cross join lateral (
             select 'event' || string_agg(' -> ' || case when key ~ '^[0-9]' then key else quote_literal(key) end, '' order by place) as json
@@ -118,13 +118,15 @@ begin
     masked as (
         select
             read.*,
-            case canonical_form
-                when 'as_sent' then text
-                when 'network' then format('masking.network_of_ip(%s)', form)
+            case
+                when canonical_form = 'as_sent' then text
+                when canonical_form like 'network/%' then format(
+                    'masking.network_of_ip(%s, %s, %s)', form, split_part(canonical_form, '/', 2), split_part(canonical_form, '/', 3)
+                )
                 else form
             end as canonical,
             case
-                when canonical_form in ('ip', 'network') then format('masking.canonical_ip(%s) as %s', text, form)
+                when canonical_form = 'ip' or canonical_form like 'network/%' then format('masking.canonical_ip(%s) as %s', text, form)
                 when canonical_form != 'as_sent' then format('masking.canonical_text(%L, %s) as %s', canonical_form, text, form)
             end as computed,
             format('%L = any(misplaced)', column_name) as is_misplaced
@@ -177,7 +179,7 @@ begin
             format(
                 '(%L, %L, %L, %L, %s, %s)', column_name, path, coalesce(domain, 'misplaced'), fallback_domain,
                 -- a network's token gives the network back, and no address in it
-                case when canonical_form = 'network' then canonical else text end,
+                case when canonical_form like 'network/%' then canonical else text end,
                 case when domain is null then format('case when %s then %s end', is_misplaced, text) else canonical end
             ), ', '
         ) filter (where domain is not null or on_personal = 'mask') as personal_values,

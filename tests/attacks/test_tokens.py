@@ -138,7 +138,7 @@ def test_an_address_has_one_spelling_however_it_is_sent_and_it_is_its_own(masked
 def test_what_is_no_address_is_none_and_raises_nothing(masked_for_all: Database) -> None:
     assert set(as_transformer(masked_for_all, "masking.canonical_ip(value)", NO_ADDRESSES)) == {None}
     # of what is not canonical it says nothing, but it does not raise, for the message would quote the text
-    as_transformer(masked_for_all, "masking.network_of_ip(value)", NO_ADDRESSES)
+    as_transformer(masked_for_all, "masking.network_of_ip(value, 24, 48)", NO_ADDRESSES)
 
 
 @pytest.mark.parametrize("form", ["device_id", "email", "phone", "name", "as_sent"])
@@ -155,8 +155,10 @@ def test_a_value_has_one_spelling_of_its_kind_or_none_and_raises_nothing(masked_
 
 def test_addresses_of_one_network_have_one_network_token_and_others_another(masked_for_all: Database) -> None:
     addresses = ["192.0.2.1", "192.0.2.254", "::ffff:192.0.2.7", "192.0.3.1", "2001:db8:1:2::3", "2001:db8:1:ffff::", "2001:db8:2::"]
-    networks = as_transformer(masked_for_all, "masking.network_of_ip(masking.canonical_ip(value))", addresses)
+    networks = as_transformer(masked_for_all, "masking.network_of_ip(masking.canonical_ip(value), 24, 48)", addresses)
     assert networks == [*["192.0.2.0/24"] * 3, "192.0.3.0/24", *["2001:db8:1::/48"] * 2, "2001:db8:2::/48"]
+    wider = as_transformer(masked_for_all, "masking.network_of_ip(masking.canonical_ip(value), 16, 32)", addresses)
+    assert wider == [*["192.0.0.0/16"] * 4, *["2001:db8::/32"] * 3]
 
 
 def test_two_databases_have_unrelated_tokens(masked_for_all: Database, database: Database) -> None:

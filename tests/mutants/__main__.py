@@ -128,7 +128,7 @@ BY_HAND = [
     ("database/6_fields.sql", "'ip', 'invalid_ip'", "'ip', 'ip'"),
     ("database/6_fields.sql", "'device_id', 'device_id', null", "'ip', 'device_id', null"),
     ("database/6_fields.sql", "'ip', 'ip', 'invalid_ip'", "'ip', 'as_sent', null"),
-    ("database/5_functions/masking.network_of_ip.sql", "48", "64"),
+    ("database/5_functions/masking.network_of_ip.sql", "else length_6", "else 64"),
     ("database/5_functions/masking.network_of_ip.sql", "'0/24'", "'0/16'"),
     ("database/5_functions/masking.token.sql", "1, 16", "1, 8"),
     ("database/5_functions/masking.token.sql", "'v' || version::text", "'v1'"),
