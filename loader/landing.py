@@ -2,31 +2,23 @@
 
 import asyncio
 import datetime as dt
-import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 import psycopg
 from psycopg import errors as sqlstate
 
+from loader.delivery import HEADER, TRAILER, Delivery
 from loader.errors import LoaderError, TemporaryError, first_line, refused, wrong_setting
 from loader.login import password_for, refusal
 from loader.settings import LoaderSettings
-from loader.sqs import Message
-
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 INCOMING = "create temp table incoming (message_id text, sent_at timestamptz, body text, attributes text) on commit delete rows"
 # Binary, because an error in a text COPY quotes the row, in the server's log too. And COPY, because the parameters of an
 # INSERT are written to that log by log_min_duration_statement.
 COPY = "copy pg_temp.incoming (message_id, sent_at, body, attributes) from stdin (format binary)"
-# https://www.postgresql.org/docs/current/sql-copy.html: each field is preceded by its length, a time counts microseconds since 2000.
-HEADER, TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
-FOUR_FIELDS, TIME, LENGTH = struct.Struct("!hi"), struct.Struct("!iqi"), struct.Struct("!i")
-YEAR_2000_MS, DAY_MS = 946_684_800_000, 86_400_000
+EPOCH, DAY_MS = dt.date(1970, 1, 1), 86_400_000
 # No conflict target: with one, a role that may only insert is refused.
 LAND = """
     insert into staging.raw_logins (message_id, sent_at, body, attributes)
@@ -80,13 +72,13 @@ class Landing:
             self._end_if_fatal(error)
             raise refusal(error, "LOADER_PASSWORD", "PGUSER") from None
 
-    async def land(self, batch: Sequence[Message]) -> int:
+    async def land(self, batch: Sequence[Delivery]) -> int:
         """Commit *batch*, and return how many of its rows are new; the others had landed before. An empty one only proves that it could.
 
         A TemporaryError says that nothing was committed, or that it may not be durable, so that the same batch is to be landed again.
         """
-        # Sorted by key, so that two loaders with the same messages wait for each other and never in a circle.
-        batch = sorted(batch, key=attrgetter("message_id", "sent_ms"))
+        # Sorted, for a row begins with its key, so that two loaders with the same messages wait for each other and never in a circle.
+        rows = sorted(row for delivery in batch for row in delivery.rows)
         try:
             if self._connection is None or self._connection.closed:
                 await self._connect()
@@ -94,11 +86,11 @@ class Landing:
                 # Cancelled by this, psycopg asks the server to cancel, and gives the connection up after some seconds.
                 async with asyncio.timeout(self.settings.loader_timeout_seconds):
                     try:
-                        return await self._insert(batch)
+                        return await self._insert(rows)
                     except sqlstate.CheckViolation:
                         # A day without a partition, for nothing came of it before, or retention has dropped it. In a transaction of its
                         # own, so that its locks are short.
-                        days = {dt.date(1970, 1, 1) + dt.timedelta(days=each.sent_ms // DAY_MS) for each in batch}
+                        days = {EPOCH + dt.timedelta(days=sent_ms // DAY_MS) for delivery in batch for sent_ms in delivery.sent_ms}
                         await self._connection.execute(PARTITIONS, [sorted(days)])
         except (psycopg.Error, *PASSING_ERRORS) as error:
             self._end_if_fatal(error)
@@ -126,14 +118,14 @@ class Landing:
             await connection.execute(INCOMING)
             await self._insert([])  # is refused now if it would be refused later
 
-    async def _insert(self, batch: Sequence[Message]) -> int:
+    async def _insert(self, rows: Sequence[bytes]) -> int:
         async with self._connection.transaction(), self._connection.cursor() as cursor:
-            if batch:
+            if rows:
                 async with cursor.copy(COPY) as copy:
-                    await copy.write(b"".join((HEADER, *map(row, batch), TRAILER)))
+                    await copy.write(b"".join((HEADER, *rows, TRAILER)))
             await cursor.execute(self._land)
             landed: int = cursor.rowcount
-            if batch and not landed:
+            if rows and not landed:
                 await cursor.execute(WAIT_FOR_STANDBY)
             self._warnings.clear()
         if self._warnings:
@@ -160,20 +152,3 @@ class Landing:
             quotes_rows = error.sqlstate.startswith(("22", "23"))
             return f"SQLSTATE {error.sqlstate}" + ("" if quotes_rows else f": {error.diag.message_primary}")
         return first_line(error)
-
-
-def row(message: Message) -> bytes:
-    """*message* as COPY takes it."""
-    message_id, body, attributes = message.message_id.encode(), storable(message.body).encode(), storable(message.attributes).encode()
-    time = TIME.pack(8, (message.sent_ms - YEAR_2000_MS) * 1000, len(body))
-    return b"".join((FOUR_FIELDS.pack(4, len(message_id)), message_id, time, body, LENGTH.pack(len(attributes)), attributes))
-
-
-def storable(text: str) -> str:
-    r"""*text* itself, or `\x` and the hex of its UTF-8 where PostgreSQL's text cannot hold it (U+0000, lone surrogates).
-
-    That form is never JSON, so SQL rejects the message; no content can stop the loader.
-    """
-    if "\0" not in text and (text.isascii() or not SURROGATE.search(text)):
-        return text
-    return "\\x" + text.encode(errors="surrogatepass").hex()

@@ -13,12 +13,12 @@ from collections.abc import Awaitable
 from time import monotonic
 from typing import Any, TypeVar
 
+from loader.delivery import RECEIVE_MAX, Delivery, Held
 from loader.errors import TemporaryError, backoff_seconds, unavailable, unfinished
-from loader.held import Delivery, Held
 from loader.landing import Landing
 from loader.report import Report
 from loader.settings import LoaderSettings
-from loader.sqs import GONE_CODES, RECEIVE_MAX, Queue, end_if_fatal
+from loader.sqs import GONE_CODES, Queue, end_if_fatal
 
 WAIT_SECONDS = (20, 1)  # for which follow and drain wait for a message; one second already asks all of SQS's servers
 # drain ends after so many empty answers in a row, and then only if the queue's own counts say zero; it waits so long for what others hold
@@ -98,21 +98,20 @@ class Pipeline:
         return not is_blocked and self._held.has_room(self._polling) and (self._has_work or not self._polling)
 
     async def _poll(self) -> None:
-        answer = await self._ask("receive", self._queue.receive(WAIT_SECONDS[self._until_empty]))
-        if answer is None:
+        delivery = await self._ask("receive", self._queue.receive(WAIT_SECONDS[self._until_empty]))
+        if delivery is None:
             self._has_work = False
             await asyncio.sleep(backoff_seconds(self._failing["receive"][0]))
             return
-        (messages, damaged), now = answer, monotonic()
-        counts, had_work = self._report.counts, self._has_work
-        self._has_received, self._has_work, self._report.received_at = True, bool(messages or damaged), now
-        for what in damaged:
+        counts, had_work, now = self._report.counts, self._has_work, monotonic()
+        self._has_received, self._has_work, self._report.received_at = True, bool(delivery.handles or delivery.damaged), now
+        for what in delivery.damaged:
             counts["messages_damaged"] += 1
             self._report.trouble("message damaged and left on the queue", what)
-        if messages:
-            counts["messages_received"] += len(messages)
-            counts["messages_redelivered"] += sum([message.receives > 1 for message in messages])
-            self._held.take(delivery := Delivery(messages, now + self._queue.visibility_seconds))
+        if delivery.handles:
+            counts["messages_received"] += len(delivery.handles)
+            counts["messages_redelivered"] += delivery.redelivered
+            self._held.take(delivery)
             self._received.put_nowait(delivery)
         if self._has_work:
             self._empty_answers, self._last_message = 0, now
@@ -131,7 +130,7 @@ class Pipeline:
             return False
         self._empty_answers = 0
         if any(depth) and monotonic() - self._last_message > PATIENCE_SECONDS:
-            of_others = f"{depth.in_flight} in flight with another consumer, {depth.delayed} delayed"
+            of_others = f"{depth[1]} in flight with another consumer, {depth[2]} delayed"
             left = f"{sum(depth)} messages are left that the queue does not hand out ({of_others})"
             raise unfinished(f"{left}; run python -m loader drain again later")
         return not any(depth)
@@ -164,13 +163,13 @@ class Pipeline:
 
         Where PostgreSQL is away for long, all that is held is given back to the queue.
         """
-        started, messages = monotonic(), [message for delivery in batch for message in delivery.messages]
-        while (landed := await self._ask(POSTGRESQL, self._landing.land(messages))) is None:
+        started = monotonic()
+        while (landed := await self._ask(POSTGRESQL, self._landing.land(batch))) is None:
             failures, since = self._failing[POSTGRESQL]
             if not (self._until_empty or self._stopping) and monotonic() - since > KEEP_SECONDS:
                 while not self._received.empty():
                     self._received.get_nowait()
-                batch, messages = [], []
+                batch = []
                 await self._give_back()
             await asyncio.sleep(backoff_seconds(failures))
         self._report.committed_at = monotonic()
@@ -178,9 +177,9 @@ class Pipeline:
             self._held.landed(delivery)
             self._committed.put_nowait(delivery)
         self._turn.set()
-        if messages:
-            oldest_ms = min(message.sent_ms for message in messages)
-            self._report.batch(landed, len(messages) - landed, monotonic() - started, oldest_ms)
+        if batch:
+            messages, oldest_ms = sum(len(delivery.handles) for delivery in batch), min(min(delivery.sent_ms) for delivery in batch)
+            self._report.batch(landed, messages - landed, monotonic() - started, oldest_ms)
 
     async def _delete(self) -> None:
         counts = self._report.counts
