@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,38 +15,16 @@ from loader.errors import LoaderError, TemporaryError, first_line, refused, wron
 from loader.login import password_for, refusal
 from loader.settings import LoaderSettings
 
-INCOMING = "create temp table incoming (message_id text, sent_at timestamptz, body text, attributes text) on commit delete rows"
+SESSION, LAND = (Path(__file__).with_name(name).read_bytes() for name in ("session.sql", "land.sql"))
+TIMEOUTS = "select set_config('statement_timeout', %(ms)s, false), set_config('idle_in_transaction_session_timeout', %(ms)s, false)"
 # Binary, because an error in a text COPY quotes the row, in the server's log too. And COPY, because the parameters of an
 # INSERT are written to that log by log_min_duration_statement.
 COPY = "copy pg_temp.incoming (message_id, sent_at, body, attributes) from stdin (format binary)"
-EPOCH, DAY_MS = dt.date(1970, 1, 1), 86_400_000
-# No conflict target: with one, a role that may only insert is refused.
-LAND = """
-    insert into staging.raw_logins (message_id, sent_at, body, attributes)
-    select message_id, sent_at, body, case when pg_input_is_valid(attributes, 'jsonb') then attributes::jsonb else to_jsonb(attributes) end
-    from pg_temp.incoming
-    on conflict do nothing;
-    insert into staging.unjudged (message_id, sent_at, is_wrapped)
-    select message_id, sent_at, staging.body_is_wrapped(body) from pg_temp.incoming;
-    set local synchronous_commit = {durability};
-"""
 # A transaction that wrote nothing does not wait for a synchronous standby, and those that landed its messages before may have been
 # cancelled while they waited.
 WAIT_FOR_STANDBY = "select pg_logical_emit_message(true, 'user-logins', '')"
 PARTITIONS = "select staging.ensure_partitions(%s::date[])"
-# Whatever a server, database or role sets: a commit is at least as durable as the delete that follows it, and a warning of it is not
-# hidden. Outside of LAND nothing waits for a standby: a session that ends commits the removal of its temporary table.
-SESSION = """
-    with of_the_server as (select current_setting('synchronous_commit') as durability)
-    select
-        case durability when 'remote_apply' then durability else 'on' end,
-        current_setting('fsync')::bool and current_setting('full_page_writes')::bool,
-        set_config('synchronous_commit', 'off', false),
-        set_config('client_min_messages', 'warning', false),
-        set_config('statement_timeout', %(ms)s, false),
-        set_config('idle_in_transaction_session_timeout', %(ms)s, false)
-    from of_the_server
-"""
+EPOCH, DAY_MS = dt.date(1970, 1, 1), 86_400_000
 # Classes of SQLSTATE that pass: connection, transaction state (25006: the old primary, during a failover), rollback, resources,
 # prerequisite state, intervention of an operator, system, internal. The transaction is done again from its start.
 PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -62,7 +41,6 @@ class Landing:
     is_durable: bool = True  # the server writes what is committed to its disk, and whole pages
     _connection: Any = None  # psycopg's
     _warnings: list[psycopg.errors.Diagnostic] = field(default_factory=list)
-    _land: bytes = b""
 
     async def open(self) -> None:
         """Connect, and prove that we may land; a LoaderError says why not."""
@@ -110,12 +88,10 @@ class Landing:
         chosen: dict[str, Any] = {"user": settings.pguser, "password": password, "connect_timeout": silence, "autocommit": True}
         connect = psycopg.AsyncConnection.connect
         connection = self._connection = await connect(**chosen, client_encoding="UTF8", application_name="user-logins loader")
-        connection.add_notice_handler(self._warnings.append)  # nothing less than a warning comes: see SESSION
+        connection.add_notice_handler(self._warnings.append)  # nothing less than a warning comes: see session.sql
         async with asyncio.timeout(silence):
-            cursor = await connection.execute(SESSION, {"ms": str(silence * 1000)})
-            ((durability, self.is_durable, *_),) = await cursor.fetchall()
-            self._land = LAND.format(durability=durability).encode()
-            await connection.execute(INCOMING)
+            await connection.execute(TIMEOUTS, {"ms": str(silence * 1000)})
+            (self.is_durable, *_), *_ = await (await connection.execute(SESSION)).fetchall()
             await self._insert([])  # is refused now if it would be refused later
 
     async def _insert(self, rows: Sequence[bytes]) -> int:
@@ -123,7 +99,7 @@ class Landing:
             if rows:
                 async with cursor.copy(COPY) as copy:
                     await copy.write(b"".join((HEADER, *rows, TRAILER)))
-            await cursor.execute(self._land)
+            await cursor.execute(LAND)
             landed: int = cursor.rowcount
             if rows and not landed:
                 await cursor.execute(WAIT_FOR_STANDBY)

@@ -19,7 +19,7 @@ from loader.landing import Landing
 from loader.settings import LoaderSettings
 from loader.sqs import Queue
 
-DURABILITY = {r"set local synchronous_commit = \w+;": "", r"set_config\('synchronous_commit', 'off', false\)": "null"}
+DURABILITY = {r"set_config\('synchronous_commit', current_setting[^;]*": "1", r"set_config\('synchronous_commit', 'off', false\)": "null"}
 # The end of a transaction truncates the temporary table, and duplicates are written to the work list. Either has a commit wait for
 # the standby, but nothing promises it.
 CHANCE = {r"on commit delete rows": "", r"insert into staging\.unjudged[^;]*;(.*)": r"\1 delete from pg_temp.incoming"}

@@ -72,7 +72,7 @@ EXPIRE, ERASE, ROTATE = "tests/recovery/test_expire.py", "tests/recovery/test_er
 AUDIT, REVEAL, ATTACKS = "tests/recovery/test_audit.py", "tests/recovery/test_reveal.py", "tests/recovery/test_reveal_attacks.py"
 # Which tests are run for a file, up to the first failure: those of the first pattern that its path matches, the quickest first.
 TESTS = {
-    "loader/landing": ["tests/unit/test_landing.py", "tests/integration/test_landing.py", DURABILITY, LOST],
+    "loader/(landing|land.sql|session)": ["tests/unit/test_landing.py", "tests/integration/test_landing.py", DURABILITY, LOST],
     "loader/migrate": ["tests/integration/test_migrate.py"],
     "loader": ["tests/unit", "tests/integration/test_wire.py", "tests/integration/test_follow.py", LOST],
     "dbt_project/tests": [DATA_TESTS, "tests/judging/test_fields.py", AGAIN],
@@ -151,9 +151,9 @@ BY_HAND = [
     ("loader/client.py", "if is_reused and isinstance(error, ConnectionError):", "if False:"),
     ("loader/client.py", "self._skew = skew", "pass"),
     ("loader/pipeline.py", "while handles and delivery.until > monotonic():", "while handles:"),
-    ("loader/landing.py", "else 'on' end", "else 'off' end"),
+    ("loader/session.sql", "else 'on' end", "else 'off' end"),
     ("loader/landing.py", "if rows and not landed:", "if False:"),
-    ("loader/landing.py", "on conflict do nothing;", ";"),
+    ("loader/land.sql", "on conflict do nothing;", ";"),
     ("loader/landing.py", "if self._warnings:", "if False:"),
     ("loader/landing.py", 'quotes_rows = error.sqlstate.startswith(("22", "23"))', "quotes_rows = False"),
     ("database/0_migrate.sql", "set local lock_timeout = '500ms';", ""),
