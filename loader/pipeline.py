@@ -136,27 +136,25 @@ class Pipeline:
         return not any(depth)
 
     async def _land(self) -> None:
-        is_end = False
-        while not is_end:
-            batch, is_end = await self._fill()
-            if batch or not is_end:
-                await self._commit(batch)
+        while (batch := await self._fill()) is not None:
+            await self._commit(batch)
         for _ in range(self._settings.loader_receivers):
             self._committed.put_nowait(None)
 
-    async def _fill(self) -> tuple[list[Delivery], bool]:
-        """A batch that is large or old enough, whichever comes first, or nothing when idle for long; and whether it is the last."""
+    async def _fill(self) -> list[Delivery] | None:
+        """A batch that is large or old enough, whichever comes first; an empty one when idle for long; None at the end."""
         batch, room = list[Delivery](), self._settings.loader_batch_messages
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(IDLE_COMMIT_SECONDS) as limit:
                 while room >= RECEIVE_MAX:
                     if not (delivery := await self._received.get()):
-                        return batch, True
+                        self._received.put_nowait(None)  # for the next time
+                        return batch or None
                     if not batch:
                         limit.reschedule(asyncio.get_running_loop().time() + self._settings.loader_batch_seconds)
                     batch.append(delivery)
                     room -= len(delivery.handles)
-        return batch, False
+        return batch
 
     async def _commit(self, batch: list[Delivery]) -> None:
         """Land *batch*, however often it takes, and hand it on; an empty one only asks whether it could.

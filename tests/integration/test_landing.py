@@ -8,7 +8,6 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
 from loader.delivery import Delivery, storable
 from loader.errors import LoaderError, TemporaryError
@@ -30,7 +29,7 @@ class Message(NamedTuple):
 def settings(database: Database, monkeypatch: pytest.MonkeyPatch) -> LoaderSettings:
     for name, value in (("PGHOST", "127.0.0.1"), ("PGPORT", str(database.server.port)), ("PGDATABASE", database.name)):
         monkeypatch.setenv(name, value)
-    password = SecretStr(database.passwords["loader"])
+    password = database.passwords["loader"]
     return LoaderSettings(sqs_queue_url="http://127.0.0.1:1/q", pghost="127.0.0.1", pguser="loader", pgpassword=password)
 
 

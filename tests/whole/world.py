@@ -15,7 +15,6 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from pydantic import SecretStr
 
 from loader import landing
 from loader.delivery import Delivery
@@ -144,7 +143,7 @@ class World:
             pghost="127.0.0.1",
             pguser="loader",
             pgpassword=None,
-            loader_password=SecretStr(self.database.passwords["loader"]),
+            loader_password=self.database.passwords["loader"],
             loader_receivers=2,
             loader_batch_seconds=0.01,
         )
@@ -188,10 +187,10 @@ class World:
         self.late = self.database.connect("loader")
         rows = [(one.message_id, NOON - dt.timedelta(days=one.days_ago), body(one), "{}") for one in messages]
         self.late.execute(landing.PARTITIONS.encode(), [sorted({row[1].date() for row in rows})])
-        self.late.execute(landing.INCOMING.encode())
+        self.late.execute(landing.SESSION)
         self.late.autocommit = False
         self.late.cursor().executemany("insert into pg_temp.incoming values (%s, %s, %s, %s)", rows)
-        self.late.execute(landing.LAND.format(durability="on").encode())
+        self.late.execute(landing.LAND)
 
     def end_late(self, *, commit: bool) -> None:
         """Commit or roll back what is held."""
