@@ -6,13 +6,13 @@ https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html
 
 import asyncio
 import contextlib
-import datetime as dt
 import functools
 import gzip
 import hashlib
 import hmac
 import json
 import ssl
+import time
 import urllib.parse
 import zlib
 from email.utils import parsedate_to_datetime
@@ -27,7 +27,7 @@ from loader.errors import SqsError
 
 SKEW_CODES = frozenset({"RequestTimeTooSkewed", "InvalidSignatureException", "SignatureDoesNotMatch", "RequestExpired"})
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
-SKEW_MINIMUM, OK = dt.timedelta(minutes=1), 200
+SKEW_MINIMUM_SECONDS, OK = 60, 200
 
 _Reply = tuple[int, bytes, dict[bytes, bytes]]  # the status, the body, the headers in lower case
 
@@ -48,8 +48,8 @@ class Endpoint(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def signed(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, body: bytes, now: dt.datetime) -> bytes:
-    """The whole HTTP request for *action* of SQS, signed as of *now* (UTC) by AWS Signature Version 4."""
+def signed(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, body: bytes, now: float) -> bytes:
+    """The whole HTTP request for *action* of SQS, signed as of *now* (Unix time) by AWS Signature Version 4."""
     canonical, to_sign, key, head = _unsigned(endpoint, credentials, action, now)
     digest = hashlib.sha256(f"{canonical}{hashlib.sha256(body).hexdigest()}".encode()).hexdigest()
     signature = hmac.digest(key, f"{to_sign}{digest}".encode(), "sha256").hex()
@@ -57,9 +57,9 @@ def signed(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, bo
 
 
 @functools.lru_cache(maxsize=64)
-def _unsigned(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, now: dt.datetime) -> tuple[str, str, bytes, str]:
+def _unsigned(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, now: float) -> tuple[str, str, bytes, str]:
     """What requests for *action* at *now* have in common: what is signed, up to its digest, the key, the request up to its signature."""
-    stamp = now.strftime("%Y%m%dT%H%M%SZ")
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     scope, secret = f"{stamp[:8]}/{endpoint.region}/sqs/aws4_request", f"AWS4{credentials.secret_key}".encode()
     key = functools.reduce(lambda key, part: hmac.digest(key, part.encode(), "sha256"), scope.split("/"), secret)
     token, token_name = (f"x-amz-security-token:{credentials.token}\n", "x-amz-security-token;") if credentials.token else ("", "")
@@ -138,7 +138,7 @@ class SqsClient:
     def __init__(self, endpoint: Endpoint, identity: Identity, tls: ssl.SSLContext | None, timeout_seconds: float) -> None:
         """*timeout_seconds* bounds credentials, connecting and, beyond long polling, each answer."""
         self._endpoint, self._identity, self._tls, self._timeout_seconds = endpoint, identity, tls, timeout_seconds
-        self._idle, self._skew = list[_Connection](), dt.timedelta()
+        self._idle, self._skew_seconds = list[_Connection](), 0.0
 
     async def call(self, action: str, parameters: dict[str, Any], wait_seconds: int = 0) -> dict[str, Any]:
         """Make *action*, spelled as in the API reference, or raise an SqsError; SQS may hold its answer back for *wait_seconds*."""
@@ -155,9 +155,9 @@ class SqsClient:
             raise SqsError("Unreachable", f"{self._endpoint.host}: {str(error) or 'no connection in time'}") from None
 
     async def _send(self, action: str, body: bytes, seconds: float) -> _Reply:
-        credentials, now = await self._identity.credentials(self._timeout_seconds), dt.datetime.now(dt.UTC) + self._skew
+        credentials, now = await self._identity.credentials(self._timeout_seconds), time.time() + self._skew_seconds
         # A signature is good for five minutes, and more than once: that of a receive is made once a minute.
-        request = signed(self._endpoint, credentials, action, body, now.replace(second=0, microsecond=0))
+        request = signed(self._endpoint, credentials, action, body, now // 60 * 60)
         to, loop = self._endpoint, asyncio.get_running_loop()
         while True:
             if is_reused := bool(self._idle):
@@ -180,9 +180,9 @@ class SqsClient:
         if code in EXPIRED_CODES:
             self._identity.expired()
         with contextlib.suppress(ValueError, TypeError, OverflowError):
-            skew = parsedate_to_datetime(date).astimezone(dt.UTC) - dt.datetime.now(dt.UTC)
-            if code in SKEW_CODES and abs(skew - self._skew) >= SKEW_MINIMUM:
-                self._skew = skew
+            skew_seconds = parsedate_to_datetime(date).timestamp() - time.time()
+            if code in SKEW_CODES and abs(skew_seconds - self._skew_seconds) >= SKEW_MINIMUM_SECONDS:
+                self._skew_seconds = skew_seconds
                 return True
         return code in EXPIRED_CODES or code == "HTTP 408"  # the server closed a connection that was idle for too long
 

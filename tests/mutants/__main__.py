@@ -149,7 +149,7 @@ BY_HAND = [
     ("database/7_privileges.sql", "insert (message_id, sent_at, body, attributes)", "insert, select"),
     ("database/7_privileges.sql", "grant usage on schema analytics to analyst;", "grant usage on schema analytics, marts to analyst;"),
     ("loader/client.py", "if is_reused and isinstance(error, ConnectionError):", "if False:"),
-    ("loader/client.py", "self._skew = skew", "pass"),
+    ("loader/client.py", "self._skew_seconds = skew_seconds", "pass"),
     ("loader/pipeline.py", "while handles and delivery.until > monotonic():", "while handles:"),
     ("loader/session.sql", "else 'on' end", "else 'off' end"),
     ("loader/landing.py", "if rows and not landed:", "if False:"),
