@@ -23,7 +23,7 @@ _JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=lambd
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """The messages of one receive; others do not get them before *until*, and of landed ones only the handles are left."""
+    """The messages of one receive; others do not get them before *until*, and landed ones have no rows any more."""
 
     until: float
     handles: list[str] = field(default_factory=list, repr=False)
