@@ -85,7 +85,7 @@ lint: $(STAMP) up ## check the code: ruff, mypy, sqlfluff
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/sqlfluff lint database tests/access
+	@$(BIN)/sqlfluff lint database loader tests/access
 	@$(BIN)/sqlfluff lint --templater dbt dbt_project
 
 # Without docker, the compose file is only checked against its schema.

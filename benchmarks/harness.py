@@ -80,6 +80,9 @@ class Bench:
             "PGHOST": "127.0.0.1",
             "PGPORT": str(self.server.port),
             "PGDATABASE": self.database,
+            # compiled, as the image is, wherever this shell keeps Python from writing that down
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(ROOT / ".bench" / "compiled"),
             **{f"{role.upper()}_PASSWORD": password for role, password in self.passwords.items()},
         }
 

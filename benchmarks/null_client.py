@@ -4,10 +4,10 @@ It sends signed requests, as every client must, parses nothing but lengths and r
 """
 
 import asyncio
-import datetime as dt
 import functools
 import os
 import re
+import time
 import urllib.parse
 from collections import deque
 
@@ -26,7 +26,7 @@ CREDENTIALS = ReadOnlyCredentials("stub", "stub", None)
 
 def request(action: str, body: bytes) -> bytes:
     """A signed call."""
-    return signed(ENDPOINT, CREDENTIALS, action, body, dt.datetime.now(dt.UTC).replace(second=0, microsecond=0))
+    return signed(ENDPOINT, CREDENTIALS, action, body, time.time() // 60 * 60)
 
 
 class Client(asyncio.Protocol):

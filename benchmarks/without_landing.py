@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from unittest import mock
 
 from loader import __main__ as command_line
+from loader.delivery import Delivery
 from loader.landing import Landing
-from loader.sqs import Message
 
 
 class NoLanding(Landing):
@@ -14,9 +14,9 @@ class NoLanding(Landing):
     async def open(self) -> None:
         """Nothing to open."""
 
-    async def land(self, batch: Sequence[Message]) -> int:
+    async def land(self, batch: Sequence[Delivery]) -> int:
         """Nothing to do."""
-        return len(batch)
+        return sum(len(delivery.handles) for delivery in batch)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command line: `python -m loader migrate | drain | follow | rds-token`."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -112,6 +113,8 @@ def _run(*, until_empty: bool) -> None:
 
 async def load(settings: LoaderSettings, *, until_empty: bool) -> None:
     """Load from the queue of *settings* until it is empty, or until told to stop by a signal; or raise a LoaderError."""
+    gc.freeze()  # what is imported stays
+    gc.set_threshold(20_000, 50, 100)  # messages die by themselves; what is in a cycle, such as an error's traceback, can wait
     logging.disable()  # botocore and psycopg may quote requests, and asyncio whole exceptions
     report, landing, stop = Report(), Landing(settings), asyncio.Event()
     if not until_empty:

@@ -6,13 +6,13 @@ https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html
 
 import asyncio
 import contextlib
-import datetime as dt
 import functools
 import gzip
 import hashlib
 import hmac
 import json
 import ssl
+import time
 import urllib.parse
 import zlib
 from email.utils import parsedate_to_datetime
@@ -27,7 +27,7 @@ from loader.errors import SqsError
 
 SKEW_CODES = frozenset({"RequestTimeTooSkewed", "InvalidSignatureException", "SignatureDoesNotMatch", "RequestExpired"})
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
-SKEW_MINIMUM, OK = dt.timedelta(minutes=1), 200
+SKEW_MINIMUM_SECONDS, OK = 60, 200
 
 _Reply = tuple[int, bytes, dict[bytes, bytes]]  # the status, the body, the headers in lower case
 
@@ -48,8 +48,8 @@ class Endpoint(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def signed(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, body: bytes, now: dt.datetime) -> bytes:
-    """The whole HTTP request for *action* of SQS, signed as of *now* (UTC) by AWS Signature Version 4."""
+def signed(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, body: bytes, now: float) -> bytes:
+    """The whole HTTP request for *action* of SQS, signed as of *now* (Unix time) by AWS Signature Version 4."""
     canonical, to_sign, key, head = _unsigned(endpoint, credentials, action, now)
     digest = hashlib.sha256(f"{canonical}{hashlib.sha256(body).hexdigest()}".encode()).hexdigest()
     signature = hmac.digest(key, f"{to_sign}{digest}".encode(), "sha256").hex()
@@ -57,9 +57,9 @@ def signed(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, bo
 
 
 @functools.lru_cache(maxsize=64)
-def _unsigned(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, now: dt.datetime) -> tuple[str, str, bytes, str]:
+def _unsigned(endpoint: Endpoint, credentials: ReadOnlyCredentials, action: str, now: float) -> tuple[str, str, bytes, str]:
     """What requests for *action* at *now* have in common: what is signed, up to its digest, the key, the request up to its signature."""
-    stamp = now.strftime("%Y%m%dT%H%M%SZ")
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     scope, secret = f"{stamp[:8]}/{endpoint.region}/sqs/aws4_request", f"AWS4{credentials.secret_key}".encode()
     key = functools.reduce(lambda key, part: hmac.digest(key, part.encode(), "sha256"), scope.split("/"), secret)
     token, token_name = (f"x-amz-security-token:{credentials.token}\n", "x-amz-security-token;") if credentials.token else ("", "")
@@ -74,16 +74,28 @@ class _Connection(asyncio.Protocol):
     """One connection, which carries one exchange at a time; asyncio calls the first methods, httptools the `on_` ones."""
 
     _reply: asyncio.Future[_Reply] | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def exchange(self, request: bytes, seconds: float) -> asyncio.Future[_Reply]:
         """Send *request* and return what will be its reply, a ConnectionError or, after so many *seconds*, a TimeoutError."""
         loop = asyncio.get_running_loop()
         reply = self._reply = loop.create_future()
-        self._timer = loop.call_later(seconds, self.connection_lost, TimeoutError("no answer in time"))
+        self._deadline = loop.time() + seconds
+        if not self._timer or self._timer.when() > self._deadline:
+            self._watch()
         if self.transport.is_closing():
             self.connection_lost(None)
         self.transport.write(request)
         return reply
+
+    def _watch(self) -> None:
+        """Look at the deadline when it is due. A timer serves many exchanges: most of them move the deadline long before."""
+        loop = asyncio.get_running_loop()
+        if self._timer:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._deadline, self._watch) if self._reply and loop.time() < self._deadline else None
+        if self._reply and not self._timer:
+            self.connection_lost(TimeoutError("no answer in time"))
 
     def connection_made(self, transport: Any) -> None:
         self.transport, self._parser = transport, httptools.HttpResponseParser(self)
@@ -96,10 +108,12 @@ class _Connection(asyncio.Protocol):
         if self._reply and not self._reply.done():
             closed = ConnectionError(str(exc or "the server closed the connection"))
             self._reply.set_exception(exc if isinstance(exc, TimeoutError) else closed)
+        if self._timer:
             self._timer.cancel()
 
     def on_message_begin(self) -> None:
-        self._body, self._headers = list[bytes](), dict[bytes, bytes]()
+        self._body: list[bytes] = []  # list[bytes]() would take eight times as long
+        self._headers: dict[bytes, bytes] = {}
         if not self._reply:
             self.transport.abort()  # nobody asked: a second answer, or the 408 of a server that closes an idle connection
 
@@ -113,7 +127,6 @@ class _Connection(asyncio.Protocol):
         status, reply = self._parser.get_status_code(), self._reply
         if reply and not reply.done() and status >= OK:  # 1xx comes before the answer
             self._reply = None
-            self._timer.cancel()
             reply.set_result((status, b"".join(self._body), self._headers))
             if not self._parser.should_keep_alive():
                 self.transport.abort()
@@ -125,7 +138,7 @@ class SqsClient:
     def __init__(self, endpoint: Endpoint, identity: Identity, tls: ssl.SSLContext | None, timeout_seconds: float) -> None:
         """*timeout_seconds* bounds credentials, connecting and, beyond long polling, each answer."""
         self._endpoint, self._identity, self._tls, self._timeout_seconds = endpoint, identity, tls, timeout_seconds
-        self._idle, self._skew = list[_Connection](), dt.timedelta()
+        self._idle, self._skew_seconds = list[_Connection](), 0.0
 
     async def call(self, action: str, parameters: dict[str, Any], wait_seconds: int = 0) -> dict[str, Any]:
         """Make *action*, spelled as in the API reference, or raise an SqsError; SQS may hold its answer back for *wait_seconds*."""
@@ -142,9 +155,9 @@ class SqsClient:
             raise SqsError("Unreachable", f"{self._endpoint.host}: {str(error) or 'no connection in time'}") from None
 
     async def _send(self, action: str, body: bytes, seconds: float) -> _Reply:
-        credentials, now = await self._identity.credentials(self._timeout_seconds), dt.datetime.now(dt.UTC) + self._skew
+        credentials, now = await self._identity.credentials(self._timeout_seconds), time.time() + self._skew_seconds
         # A signature is good for five minutes, and more than once: that of a receive is made once a minute.
-        request = signed(self._endpoint, credentials, action, body, now.replace(second=0, microsecond=0))
+        request = signed(self._endpoint, credentials, action, body, now // 60 * 60)
         to, loop = self._endpoint, asyncio.get_running_loop()
         while True:
             if is_reused := bool(self._idle):
@@ -167,9 +180,9 @@ class SqsClient:
         if code in EXPIRED_CODES:
             self._identity.expired()
         with contextlib.suppress(ValueError, TypeError, OverflowError):
-            skew = parsedate_to_datetime(date).astimezone(dt.UTC) - dt.datetime.now(dt.UTC)
-            if code in SKEW_CODES and abs(skew - self._skew) >= SKEW_MINIMUM:
-                self._skew = skew
+            skew_seconds = parsedate_to_datetime(date).timestamp() - time.time()
+            if code in SKEW_CODES and abs(skew_seconds - self._skew_seconds) >= SKEW_MINIMUM_SECONDS:
+                self._skew_seconds = skew_seconds
                 return True
         return code in EXPIRED_CODES or code == "HTTP 408"  # the server closed a connection that was idle for too long
 

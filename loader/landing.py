@@ -2,58 +2,29 @@
 
 import asyncio
 import datetime as dt
-import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import errors as sqlstate
 
+from loader.delivery import HEADER, TRAILER, Delivery
 from loader.errors import LoaderError, TemporaryError, first_line, refused, wrong_setting
 from loader.login import password_for, refusal
 from loader.settings import LoaderSettings
-from loader.sqs import Message
 
-SURROGATE = re.compile("[\ud800-\udfff]")
-
-INCOMING = "create temp table incoming (message_id text, sent_at timestamptz, body text, attributes text) on commit delete rows"
+SESSION, LAND = (Path(__file__).with_name(name).read_bytes() for name in ("session.sql", "land.sql"))
+TIMEOUTS = "select set_config('statement_timeout', %(ms)s, false), set_config('idle_in_transaction_session_timeout', %(ms)s, false)"
 # Binary, because an error in a text COPY quotes the row, in the server's log too. And COPY, because the parameters of an
 # INSERT are written to that log by log_min_duration_statement.
 COPY = "copy pg_temp.incoming (message_id, sent_at, body, attributes) from stdin (format binary)"
-# https://www.postgresql.org/docs/current/sql-copy.html: each field is preceded by its length, a time counts microseconds since 2000.
-HEADER, TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
-FOUR_FIELDS, TIME, LENGTH = struct.Struct("!hi"), struct.Struct("!iqi"), struct.Struct("!i")
-YEAR_2000_MS, DAY_MS = 946_684_800_000, 86_400_000
-# No conflict target: with one, a role that may only insert is refused.
-LAND = """
-    insert into staging.raw_logins (message_id, sent_at, body, attributes)
-    select message_id, sent_at, body, case when pg_input_is_valid(attributes, 'jsonb') then attributes::jsonb else to_jsonb(attributes) end
-    from pg_temp.incoming
-    on conflict do nothing;
-    insert into staging.unjudged (message_id, sent_at, is_wrapped)
-    select message_id, sent_at, staging.body_is_wrapped(body) from pg_temp.incoming;
-    set local synchronous_commit = {durability};
-"""
 # A transaction that wrote nothing does not wait for a synchronous standby, and those that landed its messages before may have been
 # cancelled while they waited.
 WAIT_FOR_STANDBY = "select pg_logical_emit_message(true, 'user-logins', '')"
 PARTITIONS = "select staging.ensure_partitions(%s::date[])"
-# Whatever a server, database or role sets: a commit is at least as durable as the delete that follows it, and a warning of it is not
-# hidden. Outside of LAND nothing waits for a standby: a session that ends commits the removal of its temporary table.
-SESSION = """
-    with of_the_server as (select current_setting('synchronous_commit') as durability)
-    select
-        case durability when 'remote_apply' then durability else 'on' end,
-        current_setting('fsync')::bool and current_setting('full_page_writes')::bool,
-        set_config('synchronous_commit', 'off', false),
-        set_config('client_min_messages', 'warning', false),
-        set_config('statement_timeout', %(ms)s, false),
-        set_config('idle_in_transaction_session_timeout', %(ms)s, false)
-    from of_the_server
-"""
+EPOCH, DAY_MS = dt.date(1970, 1, 1), 86_400_000
 # Classes of SQLSTATE that pass: connection, transaction state (25006: the old primary, during a failover), rollback, resources,
 # prerequisite state, intervention of an operator, system, internal. The transaction is done again from its start.
 PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -70,7 +41,6 @@ class Landing:
     is_durable: bool = True  # the server writes what is committed to its disk, and whole pages
     _connection: Any = None  # psycopg's
     _warnings: list[psycopg.errors.Diagnostic] = field(default_factory=list)
-    _land: bytes = b""
 
     async def open(self) -> None:
         """Connect, and prove that we may land; a LoaderError says why not."""
@@ -80,13 +50,13 @@ class Landing:
             self._end_if_fatal(error)
             raise refusal(error, "LOADER_PASSWORD", "PGUSER") from None
 
-    async def land(self, batch: Sequence[Message]) -> int:
+    async def land(self, batch: Sequence[Delivery]) -> int:
         """Commit *batch*, and return how many of its rows are new; the others had landed before. An empty one only proves that it could.
 
         A TemporaryError says that nothing was committed, or that it may not be durable, so that the same batch is to be landed again.
         """
-        # Sorted by key, so that two loaders with the same messages wait for each other and never in a circle.
-        batch = sorted(batch, key=attrgetter("message_id", "sent_ms"))
+        # Sorted, for a row begins with its key, so that two loaders with the same messages wait for each other and never in a circle.
+        rows = sorted(row for delivery in batch for row in delivery.rows)
         try:
             if self._connection is None or self._connection.closed:
                 await self._connect()
@@ -94,11 +64,11 @@ class Landing:
                 # Cancelled by this, psycopg asks the server to cancel, and gives the connection up after some seconds.
                 async with asyncio.timeout(self.settings.loader_timeout_seconds):
                     try:
-                        return await self._insert(batch)
+                        return await self._insert(rows)
                     except sqlstate.CheckViolation:
                         # A day without a partition, for nothing came of it before, or retention has dropped it. In a transaction of its
                         # own, so that its locks are short.
-                        days = {dt.date(1970, 1, 1) + dt.timedelta(days=each.sent_ms // DAY_MS) for each in batch}
+                        days = {EPOCH + dt.timedelta(days=sent_ms // DAY_MS) for delivery in batch for sent_ms in delivery.sent_ms}
                         await self._connection.execute(PARTITIONS, [sorted(days)])
         except (psycopg.Error, *PASSING_ERRORS) as error:
             self._end_if_fatal(error)
@@ -118,22 +88,20 @@ class Landing:
         chosen: dict[str, Any] = {"user": settings.pguser, "password": password, "connect_timeout": silence, "autocommit": True}
         connect = psycopg.AsyncConnection.connect
         connection = self._connection = await connect(**chosen, client_encoding="UTF8", application_name="user-logins loader")
-        connection.add_notice_handler(self._warnings.append)  # nothing less than a warning comes: see SESSION
+        connection.add_notice_handler(self._warnings.append)  # nothing less than a warning comes: see session.sql
         async with asyncio.timeout(silence):
-            cursor = await connection.execute(SESSION, {"ms": str(silence * 1000)})
-            ((durability, self.is_durable, *_),) = await cursor.fetchall()
-            self._land = LAND.format(durability=durability).encode()
-            await connection.execute(INCOMING)
+            await connection.execute(TIMEOUTS, {"ms": str(silence * 1000)})
+            (self.is_durable, *_), *_ = await (await connection.execute(SESSION)).fetchall()
             await self._insert([])  # is refused now if it would be refused later
 
-    async def _insert(self, batch: Sequence[Message]) -> int:
+    async def _insert(self, rows: Sequence[bytes]) -> int:
         async with self._connection.transaction(), self._connection.cursor() as cursor:
-            if batch:
+            if rows:
                 async with cursor.copy(COPY) as copy:
-                    await copy.write(b"".join((HEADER, *map(row, batch), TRAILER)))
-            await cursor.execute(self._land)
+                    await copy.write(b"".join((HEADER, *rows, TRAILER)))
+            await cursor.execute(LAND)
             landed: int = cursor.rowcount
-            if batch and not landed:
+            if rows and not landed:
                 await cursor.execute(WAIT_FOR_STANDBY)
             self._warnings.clear()
         if self._warnings:
@@ -160,20 +128,3 @@ class Landing:
             quotes_rows = error.sqlstate.startswith(("22", "23"))
             return f"SQLSTATE {error.sqlstate}" + ("" if quotes_rows else f": {error.diag.message_primary}")
         return first_line(error)
-
-
-def row(message: Message) -> bytes:
-    """*message* as COPY takes it."""
-    message_id, body, attributes = message.message_id.encode(), storable(message.body).encode(), storable(message.attributes).encode()
-    time = TIME.pack(8, (message.sent_ms - YEAR_2000_MS) * 1000, len(body))
-    return b"".join((FOUR_FIELDS.pack(4, len(message_id)), message_id, time, body, LENGTH.pack(len(attributes)), attributes))
-
-
-def storable(text: str) -> str:
-    r"""*text* itself, or `\x` and the hex of its UTF-8 where PostgreSQL's text cannot hold it (U+0000, lone surrogates).
-
-    That form is never JSON, so SQL rejects the message; no content can stop the loader.
-    """
-    if "\0" not in text and (text.isascii() or not SURROGATE.search(text)):
-        return text
-    return "\\x" + text.encode(errors="surrogatepass").hex()

@@ -4,7 +4,6 @@ import os
 
 import boto3
 import botocore.exceptions as failures
-from pydantic import SecretStr
 
 from loader.aws import error_code
 from loader.errors import LoaderError, first_line, refused, unavailable, wrong_setting
@@ -14,10 +13,9 @@ from loader.settings import TokenSettings, read
 CONFIGURATION = (failures.NoRegionError, failures.NoCredentialsError, failures.PartialCredentialsError, failures.ProfileNotFound)
 
 
-def password_for(user: str, kept: str | SecretStr | None) -> str | None:
+def password_for(user: str, kept: str | None) -> str | None:
     """The password for one connection of *user*: *kept*, or a new token where RDS_IAM_AUTH asks for it."""
-    secret = kept.get_secret_value() if isinstance(kept, SecretStr) else kept
-    return token_for(user) if read(TokenSettings).rds_iam_auth else secret
+    return token_for(user) if read(TokenSettings).rds_iam_auth else kept
 
 
 def token_for(user: str) -> str:

@@ -30,12 +30,8 @@ RECORD = """
 """
 
 
-class MigrationError(LoaderError):
-    """A file could not be applied; the message names the file and what to do."""
-
-
 def migrate(connection: Connection, directory: Path, passwords: Mapping[str, str], patience_seconds: float = PATIENCE_SECONDS) -> list[str]:
-    """Bring the database up to *directory*, in one transaction, and return the names of the files that ran, or raise a MigrationError.
+    """Bring the database up to *directory*, in one transaction, and return the names of the files that ran, or raise a LoaderError.
 
     Files run in the order of their path. A file in `4_tables` runs once and is never changed afterwards: add a new one. Every other
     file can be run again, and is, so that a grant made by hand does not stay. Files in a folder run as the owner that nobody can log in
@@ -44,7 +40,7 @@ def migrate(connection: Connection, directory: Path, passwords: Mapping[str, str
     """
     if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
         advice = "make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
-        raise MigrationError(f"the database's encoding is {encoding}, and messages are UTF-8; {advice}")
+        raise LoaderError(f"the database's encoding is {encoding}, and messages are UTF-8; {advice}")
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
@@ -56,7 +52,7 @@ def migrate(connection: Connection, directory: Path, passwords: Mapping[str, str
         except PASSING as error:
             if time.monotonic() > deadline:
                 found = f"another transaction holds what migrate needs ({error.diag.message_primary})"
-                raise MigrationError(f"{found}; end it or try later; nothing was changed") from None
+                raise LoaderError(f"{found}; end it or try later; nothing was changed") from None
             time.sleep(PAUSE_SECONDS)
         except psycopg.OperationalError as error:
             raise unavailable(f"{first_line(error)}; run it again, it changes all or nothing") from None
@@ -90,7 +86,7 @@ def _apply(connection: Connection, directory: Path, name: str) -> bool:
     digest = hashlib.sha256(statements).hexdigest()
     if name.startswith(TABLES) and (found := connection.execute(RECORDED, [name]).fetchone()):
         if found != (digest,):
-            raise MigrationError(f"database/{name} was changed after it ran; put the change into a new file in database/{TABLES}")
+            raise LoaderError(f"database/{name} was changed after it ran; put the change into a new file in database/{TABLES}")
         return False
     connection.execute(sql.SQL("set local role {}").format(sql.Identifier(OWNER) if "/" in name else sql.SQL("none")))
     try:
@@ -108,7 +104,7 @@ def _apply(connection: Connection, directory: Path, name: str) -> bool:
         reason = f"SQLSTATE {error.sqlstate}{rule}" if quotes_values else error.diag.message_primary or first_line(error)
         if isinstance(error, sqlstate.DependentObjectsStillExist) and error.diag.message_detail:
             reason = f"{reason} ({error.diag.message_detail})"
-        raise MigrationError(f"database/{name} was refused: {reason}; nothing was changed") from error
+        raise LoaderError(f"database/{name} was refused: {reason}; nothing was changed") from error
     connection.execute("set local role none")
     connection.execute(RECORD, (name, digest))
     return True

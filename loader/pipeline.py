@@ -13,12 +13,12 @@ from collections.abc import Awaitable
 from time import monotonic
 from typing import Any, TypeVar
 
+from loader.delivery import RECEIVE_MAX, Delivery, Held
 from loader.errors import TemporaryError, backoff_seconds, unavailable, unfinished
-from loader.held import Delivery, Held
 from loader.landing import Landing
 from loader.report import Report
 from loader.settings import LoaderSettings
-from loader.sqs import GONE_CODES, RECEIVE_MAX, Queue, end_if_fatal
+from loader.sqs import GONE_CODES, Queue, end_if_fatal
 
 WAIT_SECONDS = (20, 1)  # for which follow and drain wait for a message; one second already asks all of SQS's servers
 # drain ends after so many empty answers in a row, and then only if the queue's own counts say zero; it waits so long for what others hold
@@ -98,21 +98,20 @@ class Pipeline:
         return not is_blocked and self._held.has_room(self._polling) and (self._has_work or not self._polling)
 
     async def _poll(self) -> None:
-        answer = await self._ask("receive", self._queue.receive(WAIT_SECONDS[self._until_empty]))
-        if answer is None:
+        delivery = await self._ask("receive", self._queue.receive(WAIT_SECONDS[self._until_empty]))
+        if delivery is None:
             self._has_work = False
             await asyncio.sleep(backoff_seconds(self._failing["receive"][0]))
             return
-        (messages, damaged), now = answer, monotonic()
-        counts, had_work = self._report.counts, self._has_work
-        self._has_received, self._has_work, self._report.received_at = True, bool(messages or damaged), now
-        for what in damaged:
+        counts, had_work, now = self._report.counts, self._has_work, monotonic()
+        self._has_received, self._has_work, self._report.received_at = True, bool(delivery.handles or delivery.damaged), now
+        for what in delivery.damaged:
             counts["messages_damaged"] += 1
             self._report.trouble("message damaged and left on the queue", what)
-        if messages:
-            counts["messages_received"] += len(messages)
-            counts["messages_redelivered"] += sum([message.receives > 1 for message in messages])
-            self._held.take(delivery := Delivery(messages, now + self._queue.visibility_seconds))
+        if delivery.handles:
+            counts["messages_received"] += len(delivery.handles)
+            counts["messages_redelivered"] += delivery.redelivered
+            self._held.take(delivery)
             self._received.put_nowait(delivery)
         if self._has_work:
             self._empty_answers, self._last_message = 0, now
@@ -131,46 +130,44 @@ class Pipeline:
             return False
         self._empty_answers = 0
         if any(depth) and monotonic() - self._last_message > PATIENCE_SECONDS:
-            of_others = f"{depth.in_flight} in flight with another consumer, {depth.delayed} delayed"
+            of_others = f"{depth[1]} in flight with another consumer, {depth[2]} delayed"
             left = f"{sum(depth)} messages are left that the queue does not hand out ({of_others})"
             raise unfinished(f"{left}; run python -m loader drain again later")
         return not any(depth)
 
     async def _land(self) -> None:
-        is_end = False
-        while not is_end:
-            batch, is_end = await self._fill()
-            if batch or not is_end:
-                await self._commit(batch)
+        while (batch := await self._fill()) is not None:
+            await self._commit(batch)
         for _ in range(self._settings.loader_receivers):
             self._committed.put_nowait(None)
 
-    async def _fill(self) -> tuple[list[Delivery], bool]:
-        """A batch that is large or old enough, whichever comes first, or nothing when idle for long; and whether it is the last."""
+    async def _fill(self) -> list[Delivery] | None:
+        """A batch that is large or old enough, whichever comes first; an empty one when idle for long; None at the end."""
         batch, room = list[Delivery](), self._settings.loader_batch_messages
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(IDLE_COMMIT_SECONDS) as limit:
                 while room >= RECEIVE_MAX:
                     if not (delivery := await self._received.get()):
-                        return batch, True
+                        self._received.put_nowait(None)  # for the next time
+                        return batch or None
                     if not batch:
                         limit.reschedule(asyncio.get_running_loop().time() + self._settings.loader_batch_seconds)
                     batch.append(delivery)
                     room -= len(delivery.handles)
-        return batch, False
+        return batch
 
     async def _commit(self, batch: list[Delivery]) -> None:
         """Land *batch*, however often it takes, and hand it on; an empty one only asks whether it could.
 
         Where PostgreSQL is away for long, all that is held is given back to the queue.
         """
-        started, messages = monotonic(), [message for delivery in batch for message in delivery.messages]
-        while (landed := await self._ask(POSTGRESQL, self._landing.land(messages))) is None:
+        started = monotonic()
+        while (landed := await self._ask(POSTGRESQL, self._landing.land(batch))) is None:
             failures, since = self._failing[POSTGRESQL]
             if not (self._until_empty or self._stopping) and monotonic() - since > KEEP_SECONDS:
                 while not self._received.empty():
                     self._received.get_nowait()
-                batch, messages = [], []
+                batch = []
                 await self._give_back()
             await asyncio.sleep(backoff_seconds(failures))
         self._report.committed_at = monotonic()
@@ -178,9 +175,9 @@ class Pipeline:
             self._held.landed(delivery)
             self._committed.put_nowait(delivery)
         self._turn.set()
-        if messages:
-            oldest_ms = min(message.sent_ms for message in messages)
-            self._report.batch(landed, len(messages) - landed, monotonic() - started, oldest_ms)
+        if batch:
+            messages, oldest_ms = sum(len(delivery.handles) for delivery in batch), min(min(delivery.sent_ms) for delivery in batch)
+            self._report.batch(landed, messages - landed, monotonic() - started, oldest_ms)
 
     async def _delete(self) -> None:
         counts = self._report.counts

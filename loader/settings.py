@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Annotated, Literal, TypeVar
 
 from dotenv import load_dotenv
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from loader.errors import refused, wrong_setting
 
 Kind = TypeVar("Kind", bound=BaseModel)
+Secret = Annotated[str | None, Field(repr=False)]
 
 LOGIN_ROLES = ("loader", "transformer", "analyst", "reporter", "pii_requester", "pii_approver", "privacy_officer")
 
@@ -30,8 +31,8 @@ class LoaderSettings(TokenSettings):
     sqs_queue_url: Annotated[str, Field(pattern="^https?://")]
     pghost: str
     pguser: str = "loader"
-    pgpassword: SecretStr | None = None  # wins over loader_password, as it does for every other client of libpq
-    loader_password: SecretStr | None = None
+    pgpassword: Secret = None  # wins over loader_password, as it does for every other client of libpq
+    loader_password: Secret = None
 
     loader_receivers: Annotated[int, Field(ge=1, le=1_000)] = 20
     loader_visibility_seconds: Annotated[int, Field(ge=1, le=43_200)] = 240  # SQS allows 12 hours; longer than KEEP_SECONDS
@@ -51,9 +52,9 @@ class MigrateSettings(TokenSettings):
 
     pghost: str
     pguser: str = "postgres"
-    pgpassword: SecretStr | None = None
+    pgpassword: Secret = None
     admin_user: str | None = None
-    admin_password: SecretStr | None = None
+    admin_password: Secret = None
 
 
 def read(kind: type[Kind], also_missing: Callable[[], list[str]] = list) -> Kind:

@@ -1,24 +1,20 @@
 """The queue as the loader sees it: receive, delete, give back, count."""
 
-import base64
-import hashlib
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from time import monotonic
 
 from loader import aws
 from loader.client import Endpoint, SqsClient
+from loader.delivery import RECEIVE_MAX, Delivery
 from loader.errors import LoaderError, SqsError, TemporaryError, unavailable
 from loader.settings import LoaderSettings
 
-RECEIVE_MAX = 10
 # What is landed with a body. The others say nothing of the message (SenderId: the producer's identity in AWS), and weigh 90 bytes.
 SYSTEM_ATTRIBUTES = ["SentTimestamp", "ApproximateReceiveCount", "MessageGroupId", "SequenceNumber", "DeadLetterQueueSourceArn"]
 ASKED = {"MaxNumberOfMessages": RECEIVE_MAX, "MessageSystemAttributeNames": SYSTEM_ATTRIBUTES, "MessageAttributeNames": ["All"]}
 DEPTHS = tuple(f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed"))
-LATEST_SENT_MS = 32_503_680_000_000  # the year 3000
 # What trying again cannot help: what to exit with, what to do, and SQS's codes.
 REFUSED = "SQS refuses us; check the credentials and the queue's policy"
 FATAL = (
@@ -32,30 +28,6 @@ FATAL = (
 GONE_CODES = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
 
 Failures = dict[str, str]  # the code that SQS gave, by receipt handle
-
-
-class DamageError(ValueError):
-    """What is wrong with a message, without personal values."""
-
-
-@dataclass(slots=True)
-class Message:
-    """One message: *sent_ms* is its SentTimestamp, *attributes* the others and its MessageAttributes, as a JSON object."""
-
-    message_id: str
-    sent_ms: int
-    body: str = field(repr=False)
-    attributes: str = field(repr=False)
-    receipt_handle: str = field(repr=False)
-    receives: int = 1
-
-
-class Depth(NamedTuple):
-    """About how many messages a queue has: visible, in flight with any consumer, and delayed."""
-
-    visible: int
-    in_flight: int
-    delayed: int
 
 
 @dataclass(slots=True)
@@ -81,24 +53,15 @@ class Queue:
             if error.code in {"Unreachable", "NoCredentials"}:
                 raise unavailable(f"queue {self.url} cannot be reached: {error}; check AWS_ENDPOINT_URL, or try again later") from None
 
-    async def receive(self, wait_seconds: int) -> tuple[list[Message], list[str]]:
-        """Take up to ten messages, waiting up to *wait_seconds* (0 to 20) for the first; they come back unless deleted.
-
-        Returns too what was wrong with each message that arrived damaged. It is left alone, so it comes back as well.
-        """
+    async def receive(self, wait_seconds: int) -> Delivery:
+        """Take up to ten messages, waiting up to *wait_seconds* (0 to 20) for the first; they come back unless deleted."""
         asked = {"QueueUrl": self.url, "WaitTimeSeconds": wait_seconds, "VisibilityTimeout": self.visibility_seconds, **ASKED}
         answer = await self.client.call("ReceiveMessage", asked, wait_seconds)
         if not isinstance(found := answer.get("Messages") or [], list):
             raise SqsError("InvalidAnswer", "Messages is no list")
-        messages, damaged = list[Message](), list[str]()
-        for each in found:
-            try:
-                messages.append(_read(each))
-            except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-                damaged.append(
-                    f"a message that is not as SQS describes them: {error if isinstance(error, DamageError) else type(error).__name__}"
-                )
-        return messages, damaged
+        delivery = Delivery(monotonic() + self.visibility_seconds)
+        delivery.read(found)
+        return delivery
 
     async def delete(self, handles: Sequence[str]) -> Failures:
         """Delete up to ten messages; return those that SQS did not delete. Where the call fails, all may have been deleted all the same."""
@@ -108,11 +71,11 @@ class Queue:
         """Give up to ten messages back, for others to receive at once; return those that SQS refused."""
         return await self._batch("ChangeMessageVisibilityBatch", handles, VisibilityTimeout=0)
 
-    async def depth(self) -> Depth:
-        """Count the queue's messages. SQS calls it approximate: the figures settle within about a minute."""
+    async def depth(self) -> tuple[int, ...]:
+        """About how many messages are visible, in flight with any consumer, and delayed; the figures settle within about a minute."""
         answer = await self.client.call("GetQueueAttributes", {"QueueUrl": self.url, "AttributeNames": DEPTHS})
         try:
-            return Depth(*(int(answer["Attributes"][name]) for name in DEPTHS))
+            return tuple(int(answer["Attributes"][name]) for name in DEPTHS)
         except (KeyError, TypeError, ValueError):
             raise SqsError("InvalidAnswer", "the queue's attributes are not numbers") from None
 
@@ -145,22 +108,3 @@ def end_if_fatal(error: TemporaryError, url: str) -> None:
     for exit_code, advice, codes in FATAL:
         if error.code in codes.split():
             raise LoaderError(f"queue {url}: {error}; {advice}", exit_code) from None
-
-
-def _read(found: Any) -> Message:
-    """The message that SQS describes as *found*. A ValueError says why it is damaged; its id alone may be told."""
-    message_id, body, attributes = found["MessageId"], found["Body"], found["Attributes"]
-    sent_ms, receives = int(attributes.pop("SentTimestamp")), int(attributes.pop("ApproximateReceiveCount", 1))
-    digest = found.get("MD5OfBody")
-    if digest and digest != hashlib.md5(body.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest():
-        raise DamageError(f"the body of {message_id} does not match MD5OfBody")
-    if not (message_id.isascii() and message_id.isprintable() and 0 <= sent_ms < LATEST_SENT_MS):
-        raise DamageError("its MessageId or SentTimestamp cannot be")
-    if sent := found.get("MessageAttributes"):
-        attributes["MessageAttributes"] = sent
-    kept = _JSON({"ApproximateReceiveCount": receives, **attributes}) if attributes else f'{{"ApproximateReceiveCount": {receives}}}'
-    return Message(message_id, sent_ms, body, kept, str(found["ReceiptHandle"]), receives)
-
-
-# boto3 gives a binary attribute as bytes, the API as base64.
-_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=lambda value: base64.b64encode(value).decode()).encode

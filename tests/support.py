@@ -19,7 +19,7 @@ import psycopg
 from dotenv import dotenv_values
 from psycopg import sql
 
-from loader.landing import storable
+from loader.delivery import storable
 from loader.settings import LOGIN_ROLES
 from sandbox.emulator import DEAD_LETTER_SUFFIX, Emulator
 from sandbox.postgres import Postgres
@@ -233,7 +233,7 @@ def land_messages(database: Database, messages: Mapping[str, str], sent_at: dt.d
             with cursor.copy("copy incoming from stdin (format binary)") as copy:
                 copy.set_types(("text", "timestamptz", "text"))
                 for message_id, body in messages.items():
-                    copy.write_row((message_id, sent_at, storable(body)))
+                    copy.write_row((message_id, sent_at, storable(body).decode()))
             cursor.execute("insert into staging.raw_logins (message_id, sent_at, body) select * from incoming")
             cursor.execute(
                 "insert into staging.unjudged (message_id, sent_at, is_wrapped) "

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from loader.migrate import MigrationError, migrate
+from loader.errors import LoaderError
+from loader.migrate import migrate
 from loader.settings import LOGIN_ROLES
 from tests.support import DATABASE_FILES, Database
 
@@ -103,7 +104,7 @@ def test_migrate_refuses_a_role_that_is_too_mighty(masked: Database) -> None:
     with masked.connect() as connection:
         connection.execute("alter role analyst bypassrls")
         try:
-            with pytest.raises(MigrationError, match="analyst must not be superuser"):
+            with pytest.raises(LoaderError, match="analyst must not be superuser"):
                 migrate(connection, DATABASE_FILES, {})
         finally:
             connection.execute("alter role analyst nobypassrls")

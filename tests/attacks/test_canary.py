@@ -14,7 +14,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from loader.migrate import MigrationError, migrate
+from loader.errors import LoaderError
+from loader.migrate import migrate
 from sandbox import processes
 from tests import canaries, forks, support
 from tests.attacks.conftest import Talkative
@@ -84,9 +85,9 @@ def test_canary_in_a_migration_that_fails(talkative: Talkative, tmp_path: Path) 
     files = shutil.copytree(DATABASE_FILES, tmp_path / "database")
     (files / "9_broken.sql").write_text("select body::inet from staging.raw_logins;")
 
-    def fail() -> MigrationError:
+    def fail() -> LoaderError:
         talkative.mark()
-        with talkative.database.connect() as connection, pytest.raises(MigrationError) as failure:
+        with talkative.database.connect() as connection, pytest.raises(LoaderError) as failure:
             migrate(connection, files, {})
         return failure.value
 

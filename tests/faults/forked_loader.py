@@ -13,12 +13,13 @@ import time_machine
 
 from loader import __main__ as command_line
 from loader import sqs
+from loader.delivery import Delivery
 from loader.errors import SqsError
 from loader.landing import Landing
 from loader.settings import LoaderSettings
-from loader.sqs import RECEIVE_MAX, Message, Queue
+from loader.sqs import Queue
 
-DURABILITY = {r"set local synchronous_commit = \w+;": "", r"set_config\('synchronous_commit', 'off', false\)": "null"}
+DURABILITY = {r"set_config\('synchronous_commit', current_setting[^;]*": "1", r"set_config\('synchronous_commit', 'off', false\)": "null"}
 # The end of a transaction truncates the temporary table, and duplicates are written to the work list. Either has a commit wait for
 # the standby, but nothing promises it.
 CHANCE = {r"on commit delete rows": "", r"insert into staging\.unjudged[^;]*;(.*)": r"\1 delete from pg_temp.incoming"}
@@ -51,11 +52,10 @@ def load(command: str, without: str, clock_hours: float) -> None:
 class Careless(Landing):
     """Deletes a batch from the queue before it commits it."""
 
-    async def land(self, batch: Sequence[Message]) -> int:
-        handles = [message.receipt_handle for message in batch]
-        for start in range(0, len(handles), RECEIVE_MAX):
+    async def land(self, batch: Sequence[Delivery]) -> int:
+        for delivery in batch:
             with contextlib.suppress(SqsError):
-                await opened[0].delete(handles[start : start + RECEIVE_MAX])
+                await opened[0].delete(delivery.handles)
         return await super().land(batch)
 
 

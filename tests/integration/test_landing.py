@@ -3,26 +3,33 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
+from loader.delivery import Delivery, storable
 from loader.errors import LoaderError, TemporaryError
-from loader.landing import Landing, storable
+from loader.landing import Landing
 from loader.settings import LoaderSettings
-from loader.sqs import Message
 from tests.support import Database
 
 SENT_MS = 1_790_000_000_123
+
+
+class Message(NamedTuple):
+    message_id: str
+    body: str = "{}"
+    sent_ms: int = SENT_MS
+    attributes: str = "{}"
 
 
 @pytest.fixture
 def settings(database: Database, monkeypatch: pytest.MonkeyPatch) -> LoaderSettings:
     for name, value in (("PGHOST", "127.0.0.1"), ("PGPORT", str(database.server.port)), ("PGDATABASE", database.name)):
         monkeypatch.setenv(name, value)
-    password = SecretStr(database.passwords["loader"])
+    password = database.passwords["loader"]
     return LoaderSettings(sqs_queue_url="http://127.0.0.1:1/q", pghost="127.0.0.1", pguser="loader", pgpassword=password)
 
 
@@ -32,26 +39,29 @@ def land(settings: LoaderSettings, *batches: Sequence[Message]) -> list[int]:
     async def work() -> list[int]:
         opened = Landing(settings)
         try:
-            return [await opened.land(batch) for batch in batches]
+            return [await opened.land([delivery(batch)]) for batch in batches]
         finally:
             await opened.close()
 
     return asyncio.run(work())
 
 
-def message(message_id: str, body: str = "{}", sent_ms: int = SENT_MS) -> Message:
-    return Message(message_id, sent_ms, body, "{}", "handle")
+def delivery(messages: Sequence[Message]) -> Delivery:
+    made = Delivery(0)
+    for message_id, body, sent_ms, attributes in messages:
+        made.add("handle", message_id, sent_ms, body, attributes)
+    return made
 
 
 def test_the_first_landing_of_a_message_wins_and_others_are_counted(database: Database, settings: LoaderSettings) -> None:
-    first, second = [message("a", "first"), message("b"), message("a", "first")], [message("a", "second"), message("c")]
+    first, second = [Message("a", "first"), Message("b"), Message("a", "first")], [Message("a", "second"), Message("c")]
     assert land(settings, first, second) == [2, 1]
     landed = database.rows("select message_id, body, (extract(epoch from sent_at) * 1000)::bigint from staging.raw_logins order by 1")
     assert landed == [("a", "first", SENT_MS), ("b", "{}", SENT_MS), ("c", "{}", SENT_MS)]
 
 
 def test_a_batch_of_many_days_lands_whole_and_again_where_a_partition_was_dropped(database: Database, settings: LoaderSettings) -> None:
-    days = [message(f"m{day}", sent_ms=SENT_MS + day * 86_400_000) for day in range(40)]
+    days = [Message(f"m{day}", sent_ms=SENT_MS + day * 86_400_000) for day in range(40)]
     assert land(settings, days) == [40]
     with database.connect() as connection:
         connection.execute(f"drop table {database.value('select min(tableoid::regclass::text) from staging.raw_logins')}".encode())
@@ -61,22 +71,21 @@ def test_a_batch_of_many_days_lands_whole_and_again_where_a_partition_was_droppe
 
 def test_rows_are_inserted_in_the_order_of_their_keys(database: Database, settings: LoaderSettings) -> None:
     """So two loaders with the same messages wait for each other, and never in a circle."""
-    land(settings, [message("warm-up")], [message(message_id) for message_id in ("c", "a", "d", "b")])
+    land(settings, [Message("warm-up")], [Message(message_id) for message_id in ("c", "a", "d", "b")])
     assert database.rows("select message_id from staging.raw_logins order by ctid offset 1") == [("a",), ("b",), ("c",), ("d",)]
 
 
 @given(st.text(st.characters(exclude_categories=[])))
 def test_every_body_can_be_stored_and_recovered(body: str) -> None:
     stored = storable(body)
-    stored.encode()
-    assert "\0" not in stored
-    if stored != body:
-        assert bytes.fromhex(stored.removeprefix("\\x")).decode(errors="surrogatepass") == body
+    assert b"\0" not in stored
+    if stored.decode() != body:
+        assert bytes.fromhex(stored.decode().removeprefix("\\x")).decode(errors="surrogatepass") == body
 
 
 def test_a_body_that_text_cannot_hold_lands_as_hex_of_its_utf8(database: Database, settings: LoaderSettings) -> None:
     bodies = ["\0", "a\0b", "\ud800", '{"ip": "\udfff"}']
-    assert land(settings, [message(str(number), body) for number, body in enumerate(bodies)]) == [4]
+    assert land(settings, [Message(str(number), body) for number, body in enumerate(bodies)]) == [4]
     landed = database.rows("select body, pg_input_is_valid(body, 'jsonb') from staging.raw_logins order by message_id")
     assert landed == [("\\x" + body.encode(errors="surrogatepass").hex(), False) for body in bodies]
 
@@ -85,9 +94,9 @@ def test_a_body_that_text_cannot_hold_lands_as_hex_of_its_utf8(database: Databas
 def test_attributes_land_as_they_are_or_as_a_string_where_jsonb_cannot_hold_them(
     database: Database, settings: LoaderSettings, attributes: str
 ) -> None:
-    assert land(settings, [Message("a", SENT_MS, "{}", attributes, "handle")]) == [1]
+    assert land(settings, [Message("a", attributes=attributes)]) == [1]
     (landed,) = database.rows("select attributes from staging.raw_logins")
-    assert landed == ({"a": 1} if attributes == '{"a": 1}' else storable(attributes),)
+    assert landed == ({"a": 1} if attributes == '{"a": 1}' else storable(attributes).decode(),)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +121,6 @@ def test_a_day_whose_partition_is_not_made_is_tried_again_where_that_may_help(
         """.encode()
         )
     with pytest.raises(LoaderError if exit_code else TemporaryError) as caught:
-        land(settings, [message("a")])
+        land(settings, [Message("a")])
     assert str(caught.value).startswith(said)
     assert getattr(caught.value, "exit_code", None) == exit_code

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import loader.migrate
-from loader.migrate import MigrationError, migrate
+from loader.errors import LoaderError
+from loader.migrate import migrate
 from sandbox import postgres
 from sandbox.postgres import Postgres
 from sandbox.processes import wait_until
@@ -119,7 +120,7 @@ def test_no_loader_waits_behind_a_migrate_that_waits_for_a_reader(database: Data
         monkeypatch.setenv("PGOPTIONS", "-c statement_timeout=5s")
         land(database, ["{}"])
         assert migrating.is_alive()
-        with pytest.raises(MigrationError, match=r"^another transaction holds what migrate needs \(.*lock timeout\); end it or try later"):
+        with pytest.raises(LoaderError, match=r"^another transaction holds what migrate needs \(.*lock timeout\); end it or try later"):
             apply(database, patience_seconds=0)
     migrating.join()
     assert "7_privileges.sql" in ran
@@ -168,7 +169,7 @@ def test_an_administrator_who_is_no_superuser_can_apply_it(own_server: Postgres)
     # a membership that only another administrator can take back is named
     with own_server.connect() as connection:
         connection.execute("set role another; grant readers to analyst")
-    with pytest.raises(MigrationError, match=r"another granted readers to analyst, .*; ask another to revoke it, then run migrate again"):
+    with pytest.raises(LoaderError, match=r"another granted readers to analyst, .*; ask another to revoke it, then run migrate again"):
         apply(managed)
 
 
@@ -177,7 +178,7 @@ def test_a_database_that_is_not_utf8_is_refused(postgres_server: Postgres, encod
     with postgres_server.connect() as connection:
         connection.execute(f"create database other encoding '{encoding}' locale_provider libc locale 'C' template template0".encode())
         try:
-            with pytest.raises(MigrationError, match=rf"^the database's encoding is {encoding}, and messages are UTF-8; make one with "):
+            with pytest.raises(LoaderError, match=rf"^the database's encoding is {encoding}, and messages are UTF-8; make one with "):
                 apply(Database(postgres_server, "other", {}))
         finally:
             connection.execute("drop database other")
@@ -202,7 +203,7 @@ def test_a_file_that_is_refused_is_named_and_nothing_is_left_behind(
     (files / "4_tables" / "01_good.sql").write_text("create table staging.good ();")
     with (files / name).open("a") as file:
         file.write(addition)
-    with pytest.raises(MigrationError) as caught:
+    with pytest.raises(LoaderError) as caught:
         apply(database, files)
     assert str(caught.value) == f"database/{name}{said}"
     assert database.value("select to_regclass('staging.good')") is None

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from loader.migrate import MigrationError, foresee
+from loader.errors import LoaderError
+from loader.migrate import foresee
 from tests import canaries, support
 from tests.judging.conftest import GOOD, LOCALE, LOGIN, Warehouse
 
@@ -242,7 +243,7 @@ def test_a_widened_column_is_refused_while_views_use_it_and_by_the_advice_of_the
         "name: locale\n        data_type: varchar(64)",
     )
 
-    with pytest.raises(MigrationError) as refusal:
+    with pytest.raises(LoaderError) as refusal:
         warehouse.migrate()
 
     assert "marts.user_logins.locale is varchar(32), 6_fields.sql allows 64 characters, and views use it" in str(refusal.value)
@@ -305,7 +306,7 @@ def test_a_required_field_can_be_taken_out_and_no_column_changes_its_type(wareho
             f" values ('device_type', 'kind', '{kind}', {length}, 'reject', 'one of a few kinds');\n"
         )
         warehouse.edit("database/6_fields.sql", "\nset local role pipeline_owner", changed + "\nset local role pipeline_owner")
-        with pytest.raises(MigrationError, match=r"6_fields.sql cannot give device_type what stands at kind"):
+        with pytest.raises(LoaderError, match=r"6_fields.sql cannot give device_type what stands at kind"):
             warehouse.migrate()
         warehouse.edit("database/6_fields.sql", changed, "")
 

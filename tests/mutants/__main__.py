@@ -72,7 +72,7 @@ EXPIRE, ERASE, ROTATE = "tests/recovery/test_expire.py", "tests/recovery/test_er
 AUDIT, REVEAL, ATTACKS = "tests/recovery/test_audit.py", "tests/recovery/test_reveal.py", "tests/recovery/test_reveal_attacks.py"
 # Which tests are run for a file, up to the first failure: those of the first pattern that its path matches, the quickest first.
 TESTS = {
-    "loader/landing": ["tests/unit/test_landing.py", "tests/integration/test_landing.py", DURABILITY, LOST],
+    "loader/(landing|land.sql|session)": ["tests/unit/test_landing.py", "tests/integration/test_landing.py", DURABILITY, LOST],
     "loader/migrate": ["tests/integration/test_migrate.py"],
     "loader": ["tests/unit", "tests/integration/test_wire.py", "tests/integration/test_follow.py", LOST],
     "dbt_project/tests": [DATA_TESTS, "tests/judging/test_fields.py", AGAIN],
@@ -149,11 +149,11 @@ BY_HAND = [
     ("database/7_privileges.sql", "insert (message_id, sent_at, body, attributes)", "insert, select"),
     ("database/7_privileges.sql", "grant usage on schema analytics to analyst;", "grant usage on schema analytics, marts to analyst;"),
     ("loader/client.py", "if is_reused and isinstance(error, ConnectionError):", "if False:"),
-    ("loader/client.py", "self._skew = skew", "pass"),
+    ("loader/client.py", "self._skew_seconds = skew_seconds", "pass"),
     ("loader/pipeline.py", "while handles and delivery.until > monotonic():", "while handles:"),
-    ("loader/landing.py", "else 'on' end", "else 'off' end"),
-    ("loader/landing.py", "if batch and not landed:", "if False:"),
-    ("loader/landing.py", "on conflict do nothing;", ";"),
+    ("loader/session.sql", "else 'on' end", "else 'off' end"),
+    ("loader/landing.py", "if rows and not landed:", "if False:"),
+    ("loader/land.sql", "on conflict do nothing;", ";"),
     ("loader/landing.py", "if self._warnings:", "if False:"),
     ("loader/landing.py", 'quotes_rows = error.sqlstate.startswith(("22", "23"))', "quotes_rows = False"),
     ("database/0_migrate.sql", "set local lock_timeout = '500ms';", ""),
@@ -163,7 +163,7 @@ BY_HAND = [
     ("loader/pipeline.py", 'if not self._has_received or what == "delete":', "if not self._has_received:"),
     ("loader/pipeline.py", "and await self._is_empty()", ""),
     ("loader/report.py", "min(self.received_at, self.committed_at)", "self.received_at"),
-    ("loader/sqs.py", "if digest and digest != ", "if digest and False and digest != "),
+    ("loader/delivery.py", "if digest and digest != ", "if digest and False and digest != "),
     ("loader/sqs.py", '"VisibilityTimeout": self.visibility_seconds', '"VisibilityTimeout": 30'),
     ("loader/sqs.py", "if str(at) not in done", "if str(at) in codes"),
     ("loader/client.py", "if not self._reply:", "if False:"),

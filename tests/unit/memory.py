@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from loader.delivery import Delivery
 from loader.pipeline import Pipeline
 from loader.report import Report
 from loader.settings import LoaderSettings
-from loader.sqs import Depth, Failures, Message
+from loader.sqs import Failures
 
 SENT_MS = 1_790_000_000_000
 
@@ -43,7 +45,7 @@ class MemoryQueue:
         now = asyncio.get_running_loop().time()
         return [message_id for message_id in self.bodies if self.hidden_until.get(message_id, 0.0) <= now]
 
-    async def receive(self, wait_seconds: int) -> tuple[list[Message], list[str]]:
+    async def receive(self, wait_seconds: int) -> Delivery:
         del wait_seconds  # `wait_seconds` of this queue is shorter
         self.asking += 1
         self.most_asking = max(self.most_asking, self.asking)
@@ -53,12 +55,13 @@ class MemoryQueue:
                 await asyncio.sleep(self.wait_seconds)  # long polling
         finally:
             self.asking -= 1
-        found: list[Message] = []
+        found = Delivery(time.monotonic() + self.visibility_seconds)
         for message_id in self._visible()[:10]:
             self.hidden_until[message_id] = asyncio.get_running_loop().time() + self.visibility_seconds
             count = self.receives[message_id] = self.receives[message_id] + 1
-            found.append(Message(message_id, SENT_MS, self.bodies[message_id], "{}", f"{message_id}/{count}", count))
-        return found, []
+            found.add(f"{message_id}/{count}", message_id, SENT_MS, self.bodies[message_id])
+            found.redelivered += count > 1
+        return found
 
     async def delete(self, handles: Sequence[str]) -> Failures:
         await self._called("delete")
@@ -76,10 +79,20 @@ class MemoryQueue:
             self.hidden_until[handle.partition("/")[0]] = 0.0
         return {}
 
-    async def depth(self) -> Depth:
+    async def depth(self) -> tuple[int, ...]:
         await self._called("count")
         visible = len(self._visible())
-        return Depth(visible, len(self.bodies) - visible + self.others, 0)
+        return (visible, len(self.bodies) - visible + self.others, 0)
+
+
+def fields_of(row: bytes) -> list[bytes]:
+    """message_id, sent_at, body and attributes, each of which COPY has after its length."""
+    fields, at = list[bytes](), 2
+    while at < len(row):
+        end = at + 4 + int.from_bytes(row[at : at + 4])
+        fields.append(row[at + 4 : end])
+        at = end
+    return fields
 
 
 @dataclass
@@ -91,14 +104,16 @@ class MemoryLanding:
     batches: list[int] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def land(self, batch: Sequence[Message]) -> int:
+    async def land(self, batch: Sequence[Delivery]) -> int:
         await self.open.wait()
         if self.failures:
             raise self.failures.pop(0)
         before = len(self.rows)
-        for message in batch:
-            self.rows.setdefault(message.message_id, message.body)
-        self.batches.append(len(batch))
+        for delivery in batch:
+            for row in delivery.rows:
+                message_id, _, body, _ = fields_of(row)
+                self.rows.setdefault(message_id.decode(), body.decode())
+        self.batches.append(sum(len(delivery.rows) for delivery in batch))
         return len(self.rows) - before
 
 

@@ -35,7 +35,7 @@ def headers_of(request: bytes) -> tuple[str, dict[str, str], bytes]:
 def assert_signed_as_botocore_does(url: str, token: str | None, body: bytes, now: dt.datetime) -> None:
     endpoint = Endpoint.parse(url, "eu-central-1")
     request_line, headers, sent = headers_of(
-        signed(endpoint, ReadOnlyCredentials("AKIDEXAMPLE", "secret/+=", token), "ReceiveMessage", body, now)
+        signed(endpoint, ReadOnlyCredentials("AKIDEXAMPLE", "secret/+=", token), "ReceiveMessage", body, now.timestamp())
     )
     wanted = {"content-type": "application/x-amz-json-1.0", "x-amz-target": "AmazonSQS.ReceiveMessage"}
     expected = AWSRequest("POST", url, headers=wanted, data=body)

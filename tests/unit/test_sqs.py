@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from loader.delivery import YEAR_2000_MS
 from loader.errors import SqsError
 from loader.sqs import DEPTHS, Queue
+from tests.unit.memory import fields_of
 
 ATTRIBUTES = {"SentTimestamp": "1790000000123", "ApproximateReceiveCount": "3", "SenderId": "AIDAEXAMPLE"}
 GOOD = {"MessageId": "m1", "ReceiptHandle": "handle", "Body": "{}", "MD5OfBody": "99914b932bd37a50b983c5e7c90ae93b"}
@@ -27,10 +29,11 @@ class Answers(Queue):
 async def test_a_message_is_read_with_everything_that_is_not_in_its_body_and_hidden_from_others() -> None:
     attribute = {"a": {"DataType": "String", "StringValue": "x"}}
     queue = Answers({"Messages": [GOOD | {"Attributes": ATTRIBUTES, "MessageAttributes": attribute}]})
-    ((message,), damaged) = await queue.receive(20)
-    assert (message.message_id, message.sent_ms, message.receives, message.receipt_handle) == ("m1", 1_790_000_000_123, 3, "handle")
-    assert json.loads(message.attributes) == {"ApproximateReceiveCount": 3, "SenderId": "AIDAEXAMPLE", "MessageAttributes": attribute}
-    assert not damaged
+    delivery = await queue.receive(20)
+    message_id, sent_at, body, attributes = fields_of(delivery.rows[0])
+    assert (message_id, int.from_bytes(sent_at) // 1000 + YEAR_2000_MS, body) == (b"m1", 1_790_000_000_123, b"{}")
+    assert json.loads(attributes) == {"ApproximateReceiveCount": 3, "SenderId": "AIDAEXAMPLE", "MessageAttributes": attribute}
+    assert (delivery.handles, delivery.sent_ms, delivery.redelivered, delivery.damaged) == (["handle"], [1_790_000_000_123], 1, [])
     assert queue.asked["VisibilityTimeout"] == 45
 
 
@@ -51,10 +54,10 @@ async def test_a_message_is_read_with_everything_that_is_not_in_its_body_and_hid
 )
 async def test_one_message_that_is_damaged_is_named_and_the_other_nine_are_taken(change: dict[str, Any]) -> None:
     good = GOOD | {"Attributes": ATTRIBUTES}
-    messages, damaged = await Answers({"Messages": [*[good] * 5, good | change, *[good] * 4]}).receive(20)
-    assert len(messages) == 9
-    assert len(damaged) == 1
-    assert "{}" not in damaged[0]
+    delivery = await Answers({"Messages": [*[good] * 5, good | change, *[good] * 4]}).receive(20)
+    assert len(delivery.handles) == len(delivery.rows) == len(delivery.sent_ms) == 9
+    assert len(delivery.damaged) == 1
+    assert "{}" not in delivery.damaged[0]
 
 
 async def test_a_delete_that_sqs_does_not_confirm_is_none() -> None:

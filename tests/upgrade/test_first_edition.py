@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from psycopg import errors
 
-from loader.migrate import MigrationError, migrate
+from loader.errors import LoaderError
+from loader.migrate import migrate
 from sandbox import postgres
 from sandbox.postgres import Postgres
 from tests import canaries
@@ -145,16 +146,16 @@ def test_what_is_not_moved_is_seen(first: Database, tmp_path: Path, insert: str,
 def test_an_upgrade_that_would_lose_something_is_refused(server: Postgres, first: Database) -> None:
     with first.connect() as connection:
         connection.execute("create table marts.mine ()")
-        with pytest.raises(MigrationError, match=r"marts\.mine is not of the first edition, .*; move it"):
+        with pytest.raises(LoaderError, match=r"marts\.mine is not of the first edition, .*; move it"):
             upgrade(first)
         connection.execute("drop table marts.mine; alter table marts.user_logins add masked_email text")
-        with pytest.raises(MigrationError, match=r'column "masked_email" of relation "user_logins" does not exist'):
+        with pytest.raises(LoaderError, match=r'column "masked_email" of relation "user_logins" does not exist'):
             upgrade(first)
         connection.execute("alter table marts.user_logins drop masked_email; create view public.mine as table analytics.shared_ips")
-        with pytest.raises(MigrationError, match=r"\(view mine depends on view analytics\.shared_ips\)"):
+        with pytest.raises(LoaderError, match=r"\(view mine depends on view analytics\.shared_ips\)"):
             upgrade(first)
         connection.execute("drop view public.mine; alter role loader password 'not-a-secret'")
-    with first.connect("loader"), pytest.raises(MigrationError, match="loader is connected; stop the loader and dbt of the first edition"):
+    with first.connect("loader"), pytest.raises(LoaderError, match="loader is connected; stop the loader and dbt of the first edition"):
         upgrade(first)
     while first.value("select count(*) from pg_stat_activity where usename = 'loader'"):
         pass

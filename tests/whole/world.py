@@ -5,23 +5,24 @@ import contextlib
 import datetime as dt
 import json
 import shutil
+import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
-from pydantic import SecretStr
 
 from loader import landing
+from loader.delivery import Delivery
 from loader.landing import Landing
 from loader.pipeline import Pipeline
 from loader.report import Report
 from loader.settings import LoaderSettings
-from loader.sqs import Depth, Failures, Message
+from loader.sqs import Failures
 from recovery import session
 from sandbox.processes import wait_until
 from tests import support
@@ -30,6 +31,7 @@ from tests.whole.model import ADDRESSES, EMAIL, Sent
 
 TEMPLATE, BACKUP = "whole_template", "whole_backup"
 TIMEOUT_SECONDS = 240
+VISIBILITY_SECONDS = 60
 # of one day for all, though midnight may pass meanwhile
 NOON = dt.datetime.now(dt.UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 VIEWS = (
@@ -67,10 +69,13 @@ def body(one: Sent) -> str:
     return {"envelope": json.dumps(envelope), "letter": json.dumps(letter), "cut off": whole[:-1]}.get(one.kind, whole)
 
 
-def as_message(one: Sent, handle: str = "") -> Message:
-    """The message as SQS delivers it."""
-    sent_at = NOON - dt.timedelta(days=one.days_ago)
-    return Message(one.message_id, int(sent_at.timestamp() * 1000), body(one), "{}", handle)
+def as_delivery(messages: Iterable[Sent]) -> Delivery:
+    """The messages as one receive brings them; a message's handle is its id."""
+    delivery = Delivery(time.monotonic() + VISIBILITY_SECONDS)
+    for one in messages:
+        sent_at = NOON - dt.timedelta(days=one.days_ago)
+        delivery.add(one.message_id, one.message_id, int(sent_at.timestamp() * 1000), body(one))
+    return delivery
 
 
 class Killed:
@@ -93,15 +98,14 @@ class MemoryQueue:
     twice: bool = False
     killed: Killed | None = None
     url: str = "http://memory/login-queue"
-    visibility_seconds: int = 60
     in_flight: set[str] = field(default_factory=set)
 
-    async def receive(self, wait_seconds: int) -> tuple[list[Message], list[str]]:
+    async def receive(self, wait_seconds: int) -> Delivery:
         del wait_seconds
         await asyncio.sleep(0.001)
         found = [one for message_id, one in self.messages.items() if message_id not in self.in_flight][: 5 if self.twice else 10]
         self.in_flight |= {one.message_id for one in found}
-        return [as_message(one, one.message_id) for one in found for _ in range(1 + self.twice)], []
+        return as_delivery(one for one in found for _ in range(1 + self.twice))
 
     async def delete(self, handles: Sequence[str]) -> Failures:
         if self.killed:
@@ -114,8 +118,8 @@ class MemoryQueue:
         self.in_flight -= set(handles)
         return {}
 
-    async def depth(self) -> Depth:
-        return Depth(len(self.messages.keys() - self.in_flight), len(self.messages.keys() & self.in_flight), 0)
+    async def depth(self) -> tuple[int, ...]:
+        return (len(self.messages.keys() - self.in_flight), len(self.messages.keys() & self.in_flight), 0)
 
 
 class DoomedLanding(Landing):
@@ -123,7 +127,7 @@ class DoomedLanding(Landing):
 
     killed: Killed
 
-    async def land(self, batch: Sequence[Message]) -> int:
+    async def land(self, batch: Sequence[Delivery]) -> int:
         await self.killed()
         return await super().land(batch)
 
@@ -150,7 +154,7 @@ class World:
             pghost="127.0.0.1",
             pguser="loader",
             pgpassword=None,
-            loader_password=SecretStr(self.database.passwords["loader"]),
+            loader_password=self.database.passwords["loader"],
             loader_receivers=2,
             loader_batch_seconds=0.01,
         )
@@ -160,7 +164,7 @@ class World:
 
         async def work() -> None:
             opened = Landing(self.settings)
-            await opened.land([as_message(one) for one in messages])
+            await opened.land([as_delivery(messages)])
             await opened.close()
 
         asyncio.run(work())
@@ -194,10 +198,10 @@ class World:
         self.late = self.database.connect("loader")
         rows = [(one.message_id, NOON - dt.timedelta(days=one.days_ago), body(one), "{}") for one in messages]
         self.late.execute(landing.PARTITIONS.encode(), [sorted({row[1].date() for row in rows})])
-        self.late.execute(landing.INCOMING.encode())
+        self.late.execute(landing.SESSION)
         self.late.autocommit = False
         self.late.cursor().executemany("insert into pg_temp.incoming values (%s, %s, %s, %s)", rows)
-        self.late.execute(landing.LAND.format(durability="on").encode())
+        self.late.execute(landing.LAND)
 
     def end_late(self, *, commit: bool) -> None:
         """Commit or roll back what is held."""

@@ -2,13 +2,12 @@
 
 import pytest
 
+from loader.delivery import Delivery, Held
 from loader.errors import backoff_seconds
-from loader.held import Delivery, Held
-from loader.sqs import Message
 
 
 def delivery(messages: int, weight: int = 100) -> Delivery:
-    return Delivery([Message(str(number), 0, " " * weight, "", str(number)) for number in range(messages)], 10)
+    return Delivery(10, handles=[str(number) for number in range(messages)], rows=[b" " * weight] * messages)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +38,7 @@ def test_what_is_dropped_gives_its_room_back_once_and_lets_its_bodies_go() -> No
     held.take(second)
     for _ in range(2):
         held.drop(first)
-    assert (held.messages, held.bytes, first.messages, len(first.handles)) == (2, second.bytes, (), 7)
+    assert (held.messages, held.bytes, first.rows, len(first.handles)) == (2, 200, [], 7)
 
 
 def test_backing_off_doubles_up_to_a_bound() -> None:
