@@ -401,7 +401,7 @@ def test_dbt_its_tests_erasure_reveal_and_rotation_read_an_event_by_one_function
         return {
             "dbt": database.value("select count(*) from staging.logins where reasons is null"),
             "erasure": database.value("select count(*) from staging.message_users where user_id = 'u1'"),
-            "reveal": sum(messages for *_, messages in revealed),
+            "reveal": sum(int(str(messages)) for *_, messages in revealed),
         }
 
     warehouse.land(inside)

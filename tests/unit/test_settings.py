@@ -82,7 +82,7 @@ def test_the_first_env_file_is_private_and_has_random_passwords(folder: Path) ->
     assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
     passwords = {name: value for name, value in dotenv_values(".env").items() if name.endswith("_PASSWORD")}
     assert set(written) == set(passwords)
-    assert len(set(passwords.values())) == len(passwords) == 7
+    assert len(set(passwords.values())) == len(passwords) == 8
     assert all(len(value or "") >= 32 for value in passwords.values())
 
 
