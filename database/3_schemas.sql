@@ -1,10 +1,11 @@
--- Everything but the analysts' views belongs to an owner that nobody can log in as; the views belong to dbt's role.
+-- Everything but what dbt makes for readers belongs to an owner that nobody can log in as.
 
 create schema if not exists staging authorization pipeline_owner;
 create schema if not exists masking authorization pipeline_owner;
 create schema if not exists marts authorization pipeline_owner;
 create schema if not exists recovery authorization pipeline_owner;
 create schema if not exists analytics authorization transformer;
+create schema if not exists reports authorization transformer;
 -- made by migrate itself; another administrator can then migrate, and restore a backup
 alter schema migrations owner to pipeline_owner;
 alter table migrations.applied owner to pipeline_owner;

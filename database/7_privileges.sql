@@ -26,26 +26,35 @@ begin
     execute format('revoke all on schema staging, masking, marts, recovery from %s cascade', grantees);
     execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', grantees);
     execute format('revoke all on all functions in schema staging, masking, marts, recovery from %s cascade', grantees);
-    execute format('revoke all on schema analytics from %s cascade', other_roles);
-    execute format('revoke all on all tables in schema analytics from %s cascade', replace(other_roles, 'analyst, reporter, ', ''));
-    execute format('revoke all on all functions in schema analytics from %s cascade', other_roles);
-    -- what dbt granted to a reader stays, for reading only
+    execute format('revoke all on schema analytics, reports from %s cascade', other_roles);
+    execute format('revoke all on all functions in schema analytics, reports from %s cascade', other_roles);
+    for this in
+        select
+            defaclnamespace::regnamespace as schema,
+            case grantee when 0 then 'public' else grantee::regrole::text end as grantee
+        from pg_default_acl
+        cross join lateral aclexplode(defaclacl)
+        where defaclrole = 'transformer'::regrole and defaclobjtype = 'r' and grantee <> 'transformer'::regrole
+    loop
+        execute format(
+            'alter default privileges for role transformer %s revoke all on tables from %s',
+            case when this.schema::oid <> 0 then format('in schema %s', this.schema) end, this.grantee
+        );
+    end loop;
+    -- what dbt granted to its readers stays, for reading only
     for this in
         select
             pg_class.oid::regclass as relation,
-            reader,
-            has_table_privilege(reader, pg_class.oid, 'select')
-            and (reader = 'analyst' or relname in ('daily_devices', 'daily_logins', 'freshness')) as may_read
+            case
+                when relnamespace = 'analytics'::regnamespace and has_table_privilege('analyst', pg_class.oid, 'select') then 'analyst'
+                when relnamespace = 'reports'::regnamespace and has_table_privilege('reporter', pg_class.oid, 'select') then 'reporter'
+            end as reader
         from pg_class
-        cross join unnest(array['analyst', 'reporter']) as reader
-        where
-            relnamespace = 'analytics'::regnamespace
-            and relkind in ('r', 'p', 'v', 'm', 'f')
-            and has_table_privilege(reader, pg_class.oid, 'select, insert, update, delete, truncate, references, trigger')
+        where relnamespace in ('analytics'::regnamespace, 'reports'::regnamespace) and relkind in ('r', 'p', 'v', 'm', 'f')
         order by pg_class.oid
     loop
-        execute format('revoke all on %s from %I cascade', this.relation, this.reader);
-        if this.may_read then
+        execute format('revoke all on %s from %s cascade', this.relation, other_roles);
+        if this.reader is not null then
             execute format('grant select on %s to %I', this.relation, this.reader);
         end if;
     end loop;
@@ -80,7 +89,8 @@ grant select, insert, delete on staging.unjudged to transformer;
 grant select on masking.fields to transformer;
 grant select, insert on marts.user_logins to transformer;
 grant select, insert, delete on marts.rejected_logins to transformer;
-grant select on recovery.erased_messages, marts.last_run to transformer;
+grant select on recovery.erased_messages to transformer;
+grant select, update on marts.last_run to transformer;
 grant execute on function staging.begin_judging(bigint, boolean), staging.event(text), staging.leaf_paths(jsonb) to transformer;
 grant execute on function staging.sender(text, jsonb), staging.names_in(jsonb) to transformer;
 -- what the views and staging.event() call runs with their reader's rights; none of these holds a key
@@ -93,8 +103,11 @@ masking.holds_personal(text, text[]), masking.may_hold_personal(text), masking.c
 masking.token(integer, bytea, bytea, text), masking.hmac_sha256(bytea, bytea, bytea)
 to transformer;
 
--- analyst: the views in analytics; reporter: those in which no group is small
-grant usage on schema analytics to analyst, reporter;
+-- analyst: the views in analytics
+grant usage on schema analytics to analyst;
+
+-- reporter: the tables in reports, in which no group is small
+grant usage on schema reports to reporter;
 
 -- who asks, and who allows: a reveal's four steps
 grant usage on schema recovery to pii_requester, pii_approver;

@@ -44,6 +44,8 @@ class Delivery:
     def _read(self, found: Any) -> None:
         attributes, body = found["Attributes"], found["Body"].encode(errors="surrogatepass")
         sent_ms, receives = int(attributes.pop("SentTimestamp")), int(attributes.pop("ApproximateReceiveCount", 1))
+        if not isinstance(found["ReceiptHandle"], str):
+            raise TypeError("ReceiptHandle")
         digest = found.get("MD5OfBody")
         if digest and digest != hashlib.md5(body, usedforsecurity=False).hexdigest():
             raise TemporaryError(f"the body of {found['MessageId']} does not match MD5OfBody")

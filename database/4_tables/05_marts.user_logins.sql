@@ -11,7 +11,6 @@ create table marts.user_logins (
     ip_is_valid boolean,
     masked_network varchar(256),
     app_version_parts integer[],
-    login_id uuid not null default gen_random_uuid(),
     message_id text not null,
     sent_at timestamptz not null,
     primary key (sent_at, message_id)

@@ -99,20 +99,27 @@ begin
 
     with
 
+    numbered as (
+        select
+            *,
+            dense_rank() over (order by path) as number
+        from masking.fields
+        where column_name is not null
+    ),
+
     -- a field's value as text, its type, and the form that its token is made of; an address is made canonical once for all its tokens
     read as (
         select
-            fields.*,
+            numbered.*,
             reached.json,
-            format('%s as %I', regexp_replace(reached.json, ' -> (\S+)$', ' ->> \1'), path || '_as_text') as extracted,
-            quote_ident(path || '_as_text') as text,
-            quote_ident(case when canonical_form like 'network/%' then 'ip' else canonical_form end || '_of_' || path) as form
-        from masking.fields
+            format('%s as text_%s', regexp_replace(reached.json, ' -> (\S+)$', ' ->> \1'), number) as extracted,
+            format('text_%s', number) as text,
+            format('%s_%s', case when canonical_form like 'network/%' then 'ip' else canonical_form end, number) as form
+        from numbered
         cross join lateral (
             select 'event' || string_agg(' -> ' || case when key ~ '^[0-9]' then key else quote_literal(key) end, '' order by place) as json
-            from unnest(fields.keys) with ordinality as parts (key, place)
+            from unnest(numbered.keys) with ordinality as parts (key, place)
         ) as reached
-        where column_name is not null
     ),
 
     masked as (

@@ -33,8 +33,6 @@ begin
         select taken_back.message_id, taken_back.sent_at from taken_back;
     end if;
 
-    update marts.last_run set began_at = now();
-
     loop
         listed := (select count(*) from staging.unjudged);
         -- the oldest first. A bound on the time and no LIMIT, which would keep parallel workers from what is done with the rows

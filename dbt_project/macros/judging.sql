@@ -19,7 +19,8 @@
 
 {#
     After it, in the same transaction: what now has its outcome leaves the list. begin_judging() has decided whether few messages are
-    looked up by key or many are joined, because the planner's estimates are old while a transaction fills these tables.
+    looked up by key or many are joined, because the planner's estimates are old while a transaction fills these tables. And the time
+    of the run is noted.
 #}
 {% macro end_judging() -%}
     {%- if target.name == 'production' -%}
@@ -34,7 +35,8 @@
         delete from staging.unjudged using {{ this }} as judged
         where
             current_setting('enable_hashjoin') = 'on'
-            and unjudged.message_id = judged.message_id and unjudged.sent_at = judged.sent_at
+            and unjudged.message_id = judged.message_id and unjudged.sent_at = judged.sent_at;
+        update marts.last_run set ended_at = clock_timestamp() where model_name = '{{ this.identifier }}'
     {%- endif -%}
 {%- endmacro %}
 

@@ -22,12 +22,13 @@ fields as (
 
 ),
 
-addresses as (
+-- LIMIT ALL has the planner inline canonical_ip(), which it does only on a plain column: as a function's query its parameter, the
+-- address, could be logged.
+texts as (
 
-    select distinct
+    select
         user_logins.masked_ip,
-        split_part(user_logins.masked_ip, ':', 1) as key_version,
-        masking.canonical_ip(staging.event(raw_logins.body) #>> fields.keys) as canonical_ip
+        staging.event(raw_logins.body) #>> fields.keys as ip
 
     from raw_logins
 
@@ -41,6 +42,19 @@ addresses as (
     where
         raw_logins.sent_at > now() - interval '{{ var("checked_days") }} days'
         and user_logins.ip_is_valid
+
+    limit all -- noqa: AM09
+
+),
+
+addresses as (
+
+    select distinct
+        masked_ip,
+        split_part(masked_ip, ':', 1) as key_version,
+        masking.canonical_ip(ip) as canonical_ip
+
+    from texts
 
 ),
 

@@ -78,6 +78,6 @@ def test_a_date_on_which_fewer_than_five_people_have_a_new_device_or_come_back_i
             )
             select 'u' || n, 'ios', 'v1:', 'v1:' || n, '1', '{date}', '{date}' || n, now() from generate_series({first}, {last}) as n
         """)
-    assert masked.rows("select create_date::text, new_devices, returning_devices from analytics.daily_devices", "reporter") == [
+    assert masked.rows("select create_date::text, new_devices, returning_devices from analytics.daily_devices", "analyst") == [
         ("2024-02-29", 5, 5)
     ]

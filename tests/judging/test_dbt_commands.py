@@ -82,7 +82,7 @@ def test_a_development_target_builds_clones_and_defers_in_schemas_of_its_own_and
     warehouse.dbt("run")
     state = str(warehouse.target.rename(warehouse.directory / "state"))
     warehouse.land({"waits": GOOD})
-    for schema in ("dev_marts", "dev_analytics"):
+    for schema in ("dev_marts", "dev_analytics", "dev_reports"):
         warehouse.database.execute(f"create schema {schema} authorization transformer")
     before = warehouse.database.rows(OBJECTS), warehouse.database.rows("select user_logins::text from marts.user_logins")
 
@@ -172,7 +172,7 @@ def test_a_package_with_models_and_grants_of_its_own_works_as_anywhere(warehouse
 def test_somebodys_view_on_one_of_ours_stays_while_ours_is_the_same_and_is_never_dropped(warehouse: Warehouse) -> None:
     warehouse.dbt("run")
     warehouse.database.execute("create view public.test_busy as select * from analytics.daily_logins where logins > 1")
-    changed = ("run", "--vars", '{"min_group_users": 6}')
+    changed = ("run", "--select", "daily_logins", "--vars", '{"min_group_users": 6}')
 
     def state() -> list[tuple[object, ...]]:
         return warehouse.database.rows(OBJECTS) + warehouse.database.rows("select pg_get_viewdef('public.test_busy'::regclass)")

@@ -144,13 +144,14 @@ def test_a_field_that_is_not_required_may_be_missing_though_it_is_masked(warehou
         warehouse.edit("database/6_fields.sql", f"({name} true", f"({name} false")
     warehouse.migrate()
     bare = {key: value for key, value in LOGIN.items() if key not in {"ip", "device_id"}}
-    warehouse.land({"bare": json.dumps(bare), "empty": json.dumps(bare | {"ip": ""}), "whole": GOOD})
+    warehouse.land({"bare": json.dumps(bare), "bare too": json.dumps(bare), "empty": json.dumps(bare | {"ip": ""}), "whole": GOOD})
     warehouse.dbt("build", "--exclude", "assert_few_messages_are_rejected", "test_type:unit")
 
     assert warehouse.reasons() == {"empty": ["ip_empty"]}
     columns = "masked_ip is null, masked_network is null, masked_device_id is null, ip_is_valid"
     assert warehouse.database.rows(f"select message_id, {columns} from marts.user_logins order by 1") == [
         ("bare", True, True, True, None),
+        ("bare too", True, True, True, None),
         ("whole", False, False, False, True),
     ]
 

@@ -51,18 +51,45 @@ def test_freshness_says_what_is_there_and_what_waits(warehouse: Warehouse) -> No
     database = warehouse.database
     freshness = "select newest_login_at, last_run_at is not null, waiting, oldest_waiting_at, rejected_today from analytics.freshness"
     warehouse.dbt("run")
-    assert database.rows(freshness, "reporter") == [(None, True, 0, None, 0)]
+    assert database.rows(freshness, "analyst") == [(None, True, 0, None, 0)]
 
     began = database.value("select clock_timestamp()")
     warehouse.land({"old": GOOD, "older rejected": "oops"}, SENT_AT)
     warehouse.land({"rejected today": json.dumps(LOGIN | {"ip": None})})
     warehouse.dbt("run")
     warehouse.land({"waiting": GOOD}, SENT_AT + dt.timedelta(days=1))
-    assert database.rows(freshness, "reporter") == [(SENT_AT, True, 1, SENT_AT + dt.timedelta(days=1), 1)]
-    ran = database.value("select last_run_at from analytics.freshness", "reporter")
-    assert ran > began
+    assert database.rows(freshness, "analyst") == [(SENT_AT, True, 1, SENT_AT + dt.timedelta(days=1), 1)]
+    assert database.value("select last_run_at from analytics.freshness", "analyst") > began
 
-    # a run that fails is none
-    database.execute("revoke insert on marts.user_logins from transformer; revoke insert on marts.rejected_logins from transformer")
-    warehouse.dbt("run", code=1)
-    assert database.value("select last_run_at from analytics.freshness", "reporter") == ran
+    # a run is none if one of its models fails
+    for model in ("user_logins", "rejected_logins"):
+        began = database.value("select clock_timestamp()")
+        database.execute(f"revoke insert on marts.{model} from transformer")
+        warehouse.dbt("run", code=1)
+        assert database.value("select last_run_at from analytics.freshness", "analyst") < began
+        database.execute(f"grant insert on marts.{model} to transformer")
+
+
+def test_a_report_has_each_date_once_it_is_over_and_keeps_it_whatever_becomes_of_its_logins(warehouse: Warehouse) -> None:
+    """So that neither an erasure nor a login that comes late is seen as a difference."""
+    database = warehouse.database
+    today = dt.datetime.now(dt.UTC).replace(hour=12)
+    for days, users in ((3, 6), (2, 7), (0, 8)):
+        ids = {f"{days}-{user}": json.dumps(LOGIN | {"user_id": f"u{user}", "device_id": f"d{user}"}) for user in range(users)}
+        warehouse.land(ids, today - dt.timedelta(days=days))
+    warehouse.dbt("run")
+    reported = "select * from reports.daily_logins where dimension = 'device_type' order by 1"
+    found = database.rows(reported, "reporter")
+    assert [row[-2:] for row in found] == [(6, 6), (7, 7)]
+    assert found[-1][0] == (today - dt.timedelta(days=2)).date()
+
+    warehouse.land({"late": json.dumps(LOGIN | {"user_id": "late"})}, today - dt.timedelta(days=2))
+    database.rows("select recovery.erase(array['u0'])", "privacy_officer")
+    warehouse.dbt("run")
+    assert database.rows("select logins from analytics.daily_logins where dimension = 'device_type' order by create_date", "analyst") == [
+        (5,), (7,), (7,)
+    ]  # fmt: skip
+    assert database.rows(reported, "reporter") == found
+    # nor does a plan count what is not shown
+    plan = "\n".join(row[0] for row in database.rows(f"explain (analyze, verbose) {reported}", "reporter"))
+    assert "user_logins" not in plan

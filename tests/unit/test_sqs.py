@@ -46,6 +46,7 @@ async def test_a_message_is_read_with_everything_that_is_not_in_its_body_and_hid
         {"Attributes": {"SentTimestamp": "99999999999999999999"}},
         {"MessageId": "a\0b"},
         {"MessageId": None},
+        {"ReceiptHandle": ["handle"]},
         {"Body": None},
         {"Body": 7},
         {"MD5OfBody": "0" * 32},

@@ -4,7 +4,7 @@ user_logins as (
 
     select * from {{ ref('user_logins') }}
 
-    where sent_at >= date_trunc('day', now(), 'UTC') - interval '{{ var("burst_days") }} days'
+    where sent_at >= now() - interval '168 hours'
 
 ),
 
@@ -35,7 +35,7 @@ bursts as (
     select
         identifier,
         masked_value,
-        date_bin('{{ var("burst_minutes") }} minutes', sent_at, 'epoch') as began_at,
+        date_bin('5 minutes', sent_at, 'epoch') as began_at,
         count(*) as logins,
         count(distinct user_id) as distinct_users
 
@@ -43,9 +43,9 @@ bursts as (
 
     where masked_value is not null
 
-    group by identifier, masked_value, date_bin('{{ var("burst_minutes") }} minutes', sent_at, 'epoch')
+    group by identifier, masked_value, date_bin('5 minutes', sent_at, 'epoch')
 
-    having count(*) >= {{ var('burst_logins') }}
+    having count(*) >= 10
 
 )
 

@@ -24,11 +24,20 @@ last_run as (
 
 ),
 
+-- a run is over when both models are
+last_run_of_both as (
+
+    select nullif(min(ended_at), '-infinity') as last_run_at
+
+    from last_run
+
+),
+
 waiting as (
 
     select
         count(*) as waiting,
-        min({{ sent_at_for_analysts() }}) as oldest_waiting_at
+        {{ sent_at_for_analysts('min(sent_at)') }} as oldest_waiting_at
 
     from unjudged
 
@@ -36,7 +45,7 @@ waiting as (
 
 newest_login as (
 
-    select max({{ sent_at_for_analysts() }}) as newest_login_at
+    select {{ sent_at_for_analysts('max(sent_at)') }} as newest_login_at
 
     from user_logins
 
@@ -59,12 +68,12 @@ freshness as (
         waiting.waiting,
         waiting.oldest_waiting_at,
         rejected_today.rejected_today,
-        nullif(last_run.began_at, '-infinity') as last_run_at
+        last_run_of_both.last_run_at
 
-    from last_run
+    from waiting
 
     cross join newest_login
-    cross join waiting
+    cross join last_run_of_both
     cross join rejected_today
 
 )

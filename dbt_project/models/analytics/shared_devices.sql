@@ -17,6 +17,8 @@ shared_devices as (
 
     from user_logins
 
+    where masked_device_id is not null
+
     group by masked_device_id
 
     having count(*) > 1

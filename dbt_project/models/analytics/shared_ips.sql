@@ -17,6 +17,8 @@ shared_ips as (
 
     from user_logins
 
+    where masked_ip is not null
+
     group by masked_ip
 
     having count(*) > 1

@@ -15,8 +15,8 @@ user_activity as (
         count(distinct masked_network) as distinct_networks,
         count(distinct masked_device_id) as distinct_devices,
         count(distinct create_date) as active_days,
-        min({{ sent_at_for_analysts() }}) as first_login_at,
-        max({{ sent_at_for_analysts() }}) as last_login_at
+        {{ sent_at_for_analysts('min(sent_at)') }} as first_login_at,
+        {{ sent_at_for_analysts('max(sent_at)') }} as last_login_at
 
     from user_logins
 

@@ -23,8 +23,8 @@ version_sessions as (
     select
         user_id,
         app_version,
-        min({{ sent_at_for_analysts() }}) as first_login_at,
-        max({{ sent_at_for_analysts() }}) as last_login_at,
+        {{ sent_at_for_analysts('min(sent_at)') }} as first_login_at,
+        {{ sent_at_for_analysts('max(sent_at)') }} as last_login_at,
         count(*) as logins
 
     from in_order
