@@ -14,7 +14,7 @@ import yaml
 import benchmarks.__main__  # noqa: F401  it registers all measures
 from benchmarks.harness import MEASURES
 from loader.report import Report
-from loader.settings import LoaderSettings, MigrateSettings
+from loader.settings import LoaderSettings, MigrateSettings, TransformSettings
 from sandbox import postgres
 from tests import support
 from tests.support import ROOT
@@ -144,14 +144,14 @@ def test_the_alarm_of_the_rejected_share_waits_for_a_test_that_dbt_has() -> None
 
 def test_every_variable_that_is_read_stands_in_the_example() -> None:
     """What the code asks for, and what a file of the deployment sets or leaves to the environment."""
-    read = {name.upper() for settings in (LoaderSettings, MigrateSettings) for name in settings.model_fields}
+    read = {name.upper() for settings in (LoaderSettings, MigrateSettings, TransformSettings) for name in settings.model_fields}
     for pattern, files in {
         r"env_var\('(\w+)'": [ROOT / "dbt_project" / "profiles" / "profiles.yml"],
         r"(?<!\$)\$\{([A-Z_]+)": [COMPOSE],
         r"^(?: *- )?([A-Z_]+)=": [KUBERNETES / "settings.env", *(KUBERNETES.parent / "overlays").glob("*/kustomization.yaml")],
         r"- \{Name: ([A-Z_]+), Value": [TEMPLATE],
         r'''environ(?:\.get\(|\[|, )"([A-Z_]+)"''': [
-            path for name in ("loader", "recovery", "sandbox") for path in (ROOT / name).glob("*.py")
+            path for name in ("loader", "transform", "recovery", "sandbox") for path in (ROOT / name).glob("*.py")
         ],
     }.items():
         read |= {name for path in files for name in re.findall(pattern, path.read_text(), re.MULTILINE)}
