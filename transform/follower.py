@@ -49,7 +49,7 @@ class Follower:
         """Add *options* to each of dbt's commands."""
         self.settings, self.project, self.stopped = settings, dbt.Project(options), False
         self.runs = self.project.target / "runs"
-        self.up_to_date = self.project.target / "up_to_date"  # its time says when all was well last
+        self.alive, self.up_to_date = self.project.target / "alive", self.project.target / "up_to_date"  # touched while we are
         self.models = Command(("run", "--selector", "each_run"), PACE_SECONDS)
         self.tests = Command(("test", "--selector", "each_run"), settings.transform_test_seconds)
         self.untested = False  # whether there was a run since the tests
@@ -70,7 +70,9 @@ class Follower:
             tell("project parsed", f"project parsed in {seconds} s", {"seconds": seconds})
         except ValueError as error:
             warn("dbt refuses the project", str(error))
+        self.alive.parent.mkdir(parents=True, exist_ok=True)
         while not self.stopped:
+            self.alive.touch()
             if self.project.files() == files:
                 self.look()
             elif not self.running():
@@ -153,7 +155,6 @@ class Follower:
         """Nothing waits or a run has succeeded: show it to whatever watches us, unless tests fail."""
         if self.models.failures or self.tests.failures:
             return
-        self.up_to_date.parent.mkdir(parents=True, exist_ok=True)
         self.up_to_date.touch()
         if time.monotonic() >= self.told_until:
             self.told_until = time.monotonic() + MINUTE_SECONDS
@@ -183,7 +184,9 @@ def _connect() -> psycopg.Connection[Any]:
             password=_password(),
             autocommit=True,
             connect_timeout=10,
-            keepalives_idle=10,
+            keepalives_idle=10,  # with the next two, a server that is silent is given up after 25 s
+            keepalives_interval=5,
+            keepalives_count=3,
             application_name="user-logins transform",
             options="-c statement_timeout=10s",
         )
