@@ -97,7 +97,7 @@ lint: $(STAMP) up ## check the code: ruff, mypy, sqlfluff
 lint-deploy: $(DEPLOY)/installed ## check deploy/: hadolint, cfn-lint, kustomize, kubernetes-validate, KEDA's schema, promtool, zizmor, checkov
 	@PATH="$(CURDIR)/$(DEPLOY)/bin:$$PATH" deploy/lint/run
 
-bench: $(STAMP) ## measure loading, masking, rotation, disk
+bench: $(STAMP) ## measure loading, freshness, masking, rotation, disk
 	@$(BIN)/python -m benchmarks
 
 install: $(STAMP) ## create .venv with what the sandbox, the linters and the tests need

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from importlib import import_module
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class Project:
         if not parsed.success:
             raise ValueError(" ".join(str(parsed.exception).split()))
         self.manifest = parsed.result
+        import_module("dbt.task.build")  # or each run would import it
         gc.freeze()  # no run's collector goes through what is here already
 
     def start(self, words: Sequence[str], folder: Path, password: str) -> ForkProcess:

@@ -51,7 +51,8 @@ class Follower:
         self.runs = self.project.target / "runs"
         self.alive, self.up_to_date = self.project.target / "alive", self.project.target / "up_to_date"  # touched while we are
         self.models = Command(("run", "--selector", "each_run"), PACE_SECONDS)
-        self.tests = Command(("test", "--selector", "each_run"), settings.transform_test_seconds)
+        # one thread: each test reads the whole last day, and the models are to get a core of the server
+        self.tests = Command(("test", "--selector", "each_run", "--threads", "1"), settings.transform_test_seconds)
         self.untested = False  # whether there was a run since the tests
         self.failed_looks = 0  # in a row
         self.tidied_until = self.told_until = 0.0
