@@ -47,6 +47,8 @@ class Project:
         """
         from dbt.cli.main import dbtRunner  # noqa: PLC0415  # takes seconds; until then no signal would be handled
 
+        self.manifest = None
+        gc.unfreeze()
         parsed = dbtRunner().invoke(["parse", *self.options, "--log-level-file", "none", "--target-path", str(self.target)])
         if not parsed.success:
             raise ValueError(" ".join(str(parsed.exception).split()))

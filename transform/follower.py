@@ -3,7 +3,6 @@
 import functools
 import os
 import shutil
-import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -63,25 +62,31 @@ class Follower:
         self.stopped = True
 
     def follow(self) -> None:
-        """Run until stopped; begin anew when a file of the project has changed."""
-        files, began = self.project.files(), time.monotonic()
-        try:
-            self.project.parse()
-            seconds = round(time.monotonic() - began, 1)
-            tell("project parsed", f"project parsed in {seconds} s", {"seconds": seconds})
-        except ValueError as error:
-            warn("dbt refuses the project", str(error))
+        """Run until stopped; parse the project again when a file of it has changed."""
         self.alive.parent.mkdir(parents=True, exist_ok=True)
+        parsed = None
         while not self.stopped:
             self.alive.touch()
-            if self.project.files() == files:
+            if (files := self.project.files()) == parsed:
                 self.look()
             elif not self.running():
-                os.execv(sys.executable, [sys.executable, "-m", "transform", *sys.argv[1:]])  # noqa: S606  # this program
+                self.parse()
+                parsed = files
             running = self.running()
             for sentinel in running.keys() & connections.wait(list(running), LOOK_SECONDS):
                 self.end(running[sentinel])
         self.finish()
+
+    def parse(self) -> None:
+        """Have dbt parse the project; while it refuses, nothing runs."""
+        began = time.monotonic()
+        try:
+            self.project.parse()
+        except ValueError as error:
+            warn("dbt refuses the project", str(error))
+            return
+        seconds = round(time.monotonic() - began, 1)
+        tell("project parsed", f"project parsed in {seconds} s", {"seconds": seconds})
 
     def running(self) -> dict[Any, Command]:
         """The commands that run, by what tells that they have ended."""

@@ -1,12 +1,9 @@
 """dbt as a service: `python -m transform follow`."""
 
 import contextlib
-import json
 import os
 import secrets
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -165,28 +162,16 @@ def test_it_goes_on_when_the_server_is_back_and_tells_once_that_it_was_away(
 
 
 @pytest.mark.slow
-def test_it_begins_anew_when_the_project_has_changed_and_waits_while_dbt_refuses_it(database: Database, tmp_path: Path) -> None:
-    """In a process that is started, because it starts itself again."""
+def test_it_parses_the_project_again_when_a_file_has_changed_and_waits_while_dbt_refuses_it(database: Database, tmp_path: Path) -> None:
     warehouse, model = Warehouse(database, tmp_path), "dbt_project/models/marts/user_logins.sql"
-    project = warehouse.copy("dbt_project")
-    environ = environment(database, outputs=tmp_path) | {"DBT_PROJECT_DIR": str(project)}
-    log = tmp_path / "log"
-    with log.open("w") as output, subprocess.Popen([sys.executable, "-m", "transform", "follow"], env=environ, stdout=output) as process:
-
-        def told() -> list[str]:
-            return [json.loads(line)["event"] for line in log.read_text().splitlines()]
-
-        try:
-            assert wait_until(lambda: "up to date" in told(), SECONDS)
-            warehouse.edit(model, "from accepted", "from accepted {% nothing %}")
-            assert wait_until(lambda: "dbt refuses the project" in told(), SECONDS)
-            warehouse.land({"m": GOOD})
-            warehouse.edit(model, " {% nothing %}", "")
-            assert wait_until(lambda: database.value(MASKED) == 1, SECONDS)
-        finally:
-            process.terminate()
-        assert process.wait(SECONDS) == os.EX_OK
-    assert told().count("project parsed") == 2
+    with following(database, tmp_path, DBT_PROJECT_DIR=str(warehouse.copy("dbt_project"))) as follower:
+        warehouse.edit(model, "from accepted", "from accepted {% nothing %}")
+        follower.waits_for("dbt refuses the project")
+        land(database, [GOOD])
+        warehouse.edit(model, " {% nothing %}", "")
+        follower.masks(database, 1)
+        assert (len(follower.told("project parsed")), len(follower.runs())) == (2, 1)
+        assert follower.started.end() == os.EX_OK
 
 
 def test_a_missing_variable_is_named(database: Database, tmp_path: Path) -> None:
