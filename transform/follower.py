@@ -168,6 +168,7 @@ class Follower:
 
     def finish(self) -> None:
         """Let what runs end within the grace time, and end it then; a killed run takes nothing off the work list."""
+        tell("finishing")
         deadline = time.monotonic() + self.settings.transform_grace_seconds
         for command in (self.models, self.tests):
             if command.process:

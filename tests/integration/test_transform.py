@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -119,8 +120,10 @@ def test_when_told_to_stop_it_lets_a_run_end_for_so_long(database: Database, tmp
             other.execute(STANDS_IN_THE_WAY)
             land(database, [GOOD])
             assert wait_until(lambda: database.value(HELD_UP) == 1, SECONDS)
-            follower.started.send(signal.SIGINT)  # twice, as impatient people do
+            for child in psutil.Process(follower.started.process.pid).children():
+                child.send_signal(signal.SIGINT)  # as Ctrl-C does
             follower.started.send(signal.SIGTERM)
+            follower.waits_for("finishing")
             if not masked:
                 assert follower.started.wait() == os.EX_OK
         assert follower.started.wait() == os.EX_OK
@@ -134,7 +137,7 @@ def test_what_runs_left_goes_when_it_is_old_or_too_much(database: Database, tmp_
     for folder in ours.values():
         folder.mkdir(parents=True)
         (folder / "dbt.log").touch()
-    with following(database, tmp_path, TRANSFORM_KEEP_DAYS="0.5", TRANSFORM_KEEP_RUNS="2"):
+    with following(database, tmp_path, TRANSFORM_KEEP_DAYS="0.5"):
         assert wait_until(lambda: not ours["2001"].exists(), SECONDS)
         assert ours["9998"].exists()
     with following(database, tmp_path, TRANSFORM_KEEP_RUNS="1"):
@@ -154,6 +157,9 @@ def test_it_goes_on_when_the_server_is_back_and_tells_once_that_it_was_away(
         with following(database, tmp_path) as follower:
             postgres.stop(server)
             follower.waits_for("no answer from PostgreSQL")
+            with socket.create_server(("127.0.0.1", server.port)) as nobody:
+                for _ in range(3):  # attempts
+                    nobody.accept()[0].close()
             postgres.start(server)
             land(database, [GOOD])
             follower.masks(database, 1)
