@@ -3,7 +3,9 @@
 So a run takes half a second where `dbt` takes five, and whatever it opens or remembers ends with it.
 """
 
+import contextlib
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -21,6 +23,8 @@ MAX_RUN_SECONDS = 3600  # a run of a million messages takes minutes; a killed on
 # The static parser starts threads, and a fork is without them. Without no-write-json, each run writes the manifest's 600 kB.
 OPTIONS = ["--log-level", "none", "--no-static-parser", "--no-partial-parse", "--no-write-json"]
 
+FILES = ["*.yml", *(f"{folder}/**/*.{kind}" for folder in ("models", "macros", "tests") for kind in ("sql", "yml"))]
+
 
 class Project:
     """The project that dbt's own variables name, by default ours."""
@@ -35,9 +39,11 @@ class Project:
 
     def files(self) -> frozenset[tuple[str, int]]:
         """The project's files, each with the time of its last change."""
-        patterns = ("*.yml", "models/**/*", "macros/**/*", "tests/**/*")
-        paths = (path for pattern in patterns for path in self.folder.glob(pattern) if path.is_file())
-        return frozenset((str(path), path.stat().st_mtime_ns) for path in paths)
+        found = set()
+        for path in itertools.chain.from_iterable(map(self.folder.glob, FILES)):
+            with contextlib.suppress(FileNotFoundError):  # an editor has it away for a moment
+                found.add((str(path), path.stat().st_mtime_ns))
+        return frozenset(found)
 
     def parse(self) -> None:
         """Have dbt make the manifest.
@@ -47,6 +53,7 @@ class Project:
         """
         from dbt.cli.main import dbtRunner  # noqa: PLC0415  # takes seconds; until then no signal would be handled
 
+        os.environ.setdefault("TRANSFORMER_PASSWORD", "")  # the profile asks for it, and each run gets a token where AWS signs one
         self.manifest = None
         gc.unfreeze()
         parsed = dbtRunner().invoke(["parse", *self.options, "--log-level-file", "none", "--target-path", str(self.target)])

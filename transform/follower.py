@@ -113,7 +113,8 @@ class Follower:
     def waits(self) -> bool | None:
         """Whether a message waits; None while PostgreSQL does not say, which is told once."""
         try:
-            self.connection = self.connection or _connect()
+            password = _password()  # if AWS gives no token, that is no answer, too
+            self.connection = self.connection or _connect(password)
             (waits,) = self.connection.execute(WAITING).fetchone() or (False,)
         except (psycopg.Error, LoaderError) as error:
             if not self.failed_looks:
@@ -184,11 +185,11 @@ class Follower:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _connect() -> psycopg.Connection[Any]:
+def _connect(password: str) -> psycopg.Connection[Any]:
     try:
         return psycopg.connect(
             user="transformer",
-            password=_password(),
+            password=password,
             autocommit=True,
             connect_timeout=10,
             keepalives_idle=10,  # with the next two, a server that is silent is given up after 25 s

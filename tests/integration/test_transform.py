@@ -113,6 +113,7 @@ def test_tests_that_fail_are_told_until_they_pass_which_it_is_not_up_to_date_wit
         assert follower.started.end() == os.EX_OK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("grace_seconds", "masked"), [("60", 1), ("0.5", 0)])
 def test_when_told_to_stop_it_lets_a_run_end_for_so_long(database: Database, tmp_path: Path, grace_seconds: str, masked: int) -> None:
     with following(database, tmp_path, TRANSFORM_GRACE_SECONDS=grace_seconds) as follower:
@@ -178,6 +179,18 @@ def test_it_parses_the_project_again_when_a_file_has_changed_and_waits_while_dbt
         follower.masks(database, 1)
         assert (len(follower.told("project parsed")), len(follower.runs())) == (2, 1)
         assert follower.started.end() == os.EX_OK
+
+
+@pytest.mark.slow
+def test_with_rds_iam_auth_it_needs_no_password_and_sends_a_token_to_a_verified_server_alone(database: Database, tmp_path: Path) -> None:
+    environ = environment(database, outputs=tmp_path) | {"RDS_IAM_AUTH": "true"}
+    del environ["TRANSFORMER_PASSWORD"]
+    with running("transform follow", environ, tmp_path / "log", cwd=tmp_path) as started:
+        follower = Follower(started, tmp_path / "target")
+        follower.waits_for("no answer from PostgreSQL")
+        assert "an RDS token is sent to one verified server alone" in follower.told("no answer from PostgreSQL")[0]
+        assert len(follower.told("project parsed")) == 1
+        assert started.end() == os.EX_OK
 
 
 def test_a_missing_variable_is_named(database: Database, tmp_path: Path) -> None:
