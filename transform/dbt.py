@@ -53,7 +53,6 @@ class Project:
         """
         from dbt.cli.main import dbtRunner  # noqa: PLC0415  # takes seconds; until then no signal would be handled
 
-        os.environ.setdefault("TRANSFORMER_PASSWORD", "")  # the profile asks for it, and each run gets a token where AWS signs one
         self.manifest = None
         gc.unfreeze()
         parsed = dbtRunner().invoke(["parse", *self.options, "--log-level-file", "none", "--target-path", str(self.target)])
