@@ -48,7 +48,7 @@ class Follower:
         """Add *options* to each of dbt's commands."""
         self.settings, self.project, self.stopped = settings, dbt.Project(options), False
         self.runs = self.project.target / "runs"
-        self.alive, self.up_to_date = self.project.target / "alive", self.project.target / "up_to_date"  # touched while we are
+        self.alive, self.up_to_date = self.project.target / "alive", self.project.target / "up_to_date"  # touched while it is so
         self.models = Command(("run", "--selector", "each_run"), PACE_SECONDS)
         # one thread: each test reads the whole last day, and the models are to get a core of the server
         self.tests = Command(("test", "--selector", "each_run", "--threads", "1"), settings.transform_test_seconds)
@@ -150,7 +150,7 @@ class Follower:
         if code or bad:
             warn(f"{what} {'failed' if code else 'warns'}", f"{', '.join(bad) or f'exit code {code}'}; see {command.folder}")
         command.failures = command.failures + 1 if code else 0
-        backoff = min(MAX_BACKOFF_SECONDS, 2.0**command.failures) if code else 0.0
+        backoff = min(MAX_BACKOFF_SECONDS, 2.0 ** min(command.failures, 10)) if code else 0.0
         command.due_at = max(command.started_at + command.pace_seconds, time.monotonic() + backoff)
         if not code:
             rows = {name.rpartition(".")[2]: rows for name, (_, rows) in results.items() if command is self.models}
@@ -180,8 +180,9 @@ class Follower:
     def tidy(self) -> None:
         """Delete the folders of runs that are old or too many."""
         oldest = f"{datetime.now(UTC) - timedelta(days=self.settings.transform_keep_days):{STAMP}}"
+        in_use = [command.folder for command in self.running().values()]
         for number, folder in enumerate(sorted(self.runs.glob("*"), reverse=True)):
-            if number >= self.settings.transform_keep_runs or folder.name < oldest:
+            if folder not in in_use and (number >= self.settings.transform_keep_runs or folder.name < oldest):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
