@@ -1,5 +1,6 @@
 # Target `production` is one image for the loader, the migration, dbt and recovery; the command says which:
-#   python -m loader migrate | python -m loader drain | python -m loader follow | dbt build | python -m recovery expire
+#   python -m loader migrate | python -m loader drain | python -m loader follow | python -m transform follow | dbt build |
+#   python -m recovery expire
 # Target `sandbox` adds what a laptop and CI need (the SQS emulator, sample events, tests) and is never deployed.
 #
 # The base image is named by its tag until Renovate pins its digest (.github/renovate.json); ci.yml prints the digest that it used.
@@ -13,13 +14,14 @@ COPY requirements.lock /
 RUN pip --python /opt/venv/bin/python install -qq --require-hashes --requirement /requirements.lock
 
 COPY loader /app/loader
+COPY transform /app/transform
 COPY recovery /app/recovery
 COPY database /app/database
 COPY dbt_project /app/dbt_project
 # certificates of managed servers; see its README.md
 COPY deploy/certificates /app/certificates
 # compiled here, because the container cannot write
-RUN /opt/venv/bin/python -m compileall -q /app/loader /app/recovery
+RUN /opt/venv/bin/python -m compileall -q /app/loader /app/transform /app/recovery
 
 # Common to both images: an unprivileged user, no writable file, all settings from the environment.
 FROM python:3.13-slim AS base

@@ -14,7 +14,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed load rejudge backfill query test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy bench install lock
+.PHONY: help demo up down clean seed load follow rejudge backfill query test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -44,6 +44,11 @@ seed: $(SANDBOX) ## send 1,000 sample events; FILE=events.jsonl: each line of FI
 
 load: $(SANDBOX) ## drain the queue into staging
 	@$(BIN)/python -m loader drain
+
+follow: up ## the loader and dbt as services, until Ctrl-C: what is sent is visible to analysts seconds later
+	@echo 'dbt run: build the views'
+	@cd dbt_project && $(DBT) --quiet run
+	@$(BIN)/python -m sandbox follow
 
 rejudge: $(SANDBOX) ## after a rule was corrected: judge the rejected messages again
 	@cd dbt_project && $(DBT) run-operation judge_again && $(DBT) run
@@ -92,7 +97,7 @@ lint: $(STAMP) up ## check the code: ruff, mypy, sqlfluff
 lint-deploy: $(DEPLOY)/installed ## check deploy/: hadolint, cfn-lint, kustomize, kubernetes-validate, KEDA's schema, promtool, zizmor, checkov
 	@PATH="$(CURDIR)/$(DEPLOY)/bin:$$PATH" deploy/lint/run
 
-bench: $(STAMP) ## measure loading, masking, rotation, disk
+bench: $(STAMP) ## measure loading, freshness, masking, rotation, disk
 	@$(BIN)/python -m benchmarks
 
 install: $(STAMP) ## create .venv with what the sandbox, the linters and the tests need

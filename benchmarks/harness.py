@@ -67,6 +67,7 @@ class Bench:
     server: Postgres
     database: str
     passwords: Mapping[str, str]
+    seconds: float
 
     def connect(self) -> psycopg.Connection:
         """Connect as the superuser, in autocommit mode."""
@@ -116,7 +117,7 @@ def run(command: list[str], environment: Mapping[str, str]) -> Usage:
 
 
 @contextlib.contextmanager
-def bench(runs: int) -> Iterator[Bench]:
+def bench(runs: int, seconds: float) -> Iterator[Bench]:
     """A new PostgreSQL with fsync on, as in production, and `database/` applied."""
     roles = ("loader", "transformer", "analyst", "reporter", "pii_requester", "pii_approver", "privacy_officer")
     passwords = {role: secrets.token_urlsafe() for role in roles}
@@ -131,7 +132,7 @@ def bench(runs: int) -> Iterator[Bench]:
                 found = connection.execute("select current_setting('fsync'), current_setting('synchronous_commit')").fetchone()
                 if found != ("on", "on"):
                     raise NotCountedError(f"fsync and synchronous_commit are {found}; both must be on")
-            yield Bench(runs, server, "user_logins", passwords)
+            yield Bench(runs, server, "user_logins", passwords, seconds)
         finally:
             postgres.stop(server)
 

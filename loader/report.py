@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -69,11 +69,12 @@ class Report:
         self._batches.observe(landed + duplicates)
         self._commits.observe(seconds)
         self._oldest_ms, line = oldest_ms, f"{self.counts['messages_landed']:,} landed"
-        self._tell(BATCH, line, landed=landed, duplicates=duplicates, commit_seconds=round(seconds, 4), in_flight=self.in_flight())
+        fields = {"landed": landed, "duplicates": duplicates, "commit_seconds": round(seconds, 4), "in_flight": self.in_flight()}
+        tell(BATCH, line, fields, is_passing=True)
 
     def trouble(self, event: str, reason: str) -> None:
         """Something failed; *reason* is one line."""
-        self._tell(event, f"{event}: {reason}", "warning", reason=reason)
+        warn(event, reason)
 
     def summary(self) -> None:
         """The run is over."""
@@ -82,17 +83,24 @@ class Report:
         line = "{landed:,} landed, {duplicate:,} had landed before, {deleted:,} deleted from the queue in {seconds:.1f} s"
         others = ("released", "damaged", "message_delete_failures", "message_handles_expired")
         said = [line.format(seconds=seconds, **counts), *(f"{counts[name]:,} {name.replace('_', ' ')}" for name in others if counts[name])]
-        self._tell("finished", "; ".join(said), seconds=round(seconds, 3), **counts)
+        tell("finished", "; ".join(said), {"seconds": round(seconds, 3), **counts})
 
     def is_ready(self) -> bool:
         """Whether both a receive and a commit succeeded within the last minute, for whatever reason one did not."""
         return time.monotonic() - min(self.received_at, self.committed_at) < READY_SECONDS
 
-    def _tell(self, event: str, line: str, level: str = "info", **fields: Any) -> None:
-        said = {"event": event, "level": level, "timestamp": dt.datetime.now(dt.UTC).isoformat(), **fields}
-        is_terminal = sys.stdout.isatty()
-        with contextlib.suppress(OSError):  # whoever reads it may be gone, or the disk full
-            click.echo(f"\r\x1b[K{line}" if is_terminal else json.dumps(said), nl=not is_terminal or event != BATCH)
+
+def tell(event: str, line: str = "", fields: Mapping[str, Any] | None = None, *, level: str = "info", is_passing: bool = False) -> None:
+    """Print *line* on a terminal, where the next one replaces it if it *is_passing*; elsewhere, *event* with its *fields* as JSON."""
+    said = {"event": event, "level": level, "timestamp": dt.datetime.now(dt.UTC).isoformat(), **(fields or {})}
+    is_terminal = sys.stdout.isatty()
+    with contextlib.suppress(OSError):  # whoever reads it may be gone, or the disk full
+        click.echo(f"\r\x1b[K{line or event}" if is_terminal else json.dumps(said), nl=not is_terminal or not is_passing)
+
+
+def warn(event: str, reason: str) -> None:
+    """Something failed; *reason* is one line."""
+    tell(event, f"{event}: {reason}", {"reason": reason}, level="warning")
 
 
 def serve(host: str, port: int, report: Report) -> None:

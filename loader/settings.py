@@ -57,6 +57,16 @@ class MigrateSettings(TokenSettings):
     admin_password: Secret = None
 
 
+class TransformSettings(TokenSettings):
+    """What `python -m transform follow` needs. PG* variables are libpq's own, DBT_* dbt's."""
+
+    pghost: str
+    transform_test_seconds: Annotated[float, Field(gt=0)] = 300.0
+    transform_grace_seconds: Annotated[float, Field(ge=0)] = 25.0
+    transform_keep_days: Annotated[float, Field(ge=0)] = 3.0
+    transform_keep_runs: Annotated[int, Field(ge=1)] = 200
+
+
 def read(kind: type[Kind], also_missing: Callable[[], list[str]] = list) -> Kind:
     """Read *kind* from the environment and, below it, from `.env` in the working directory.
 

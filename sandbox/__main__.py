@@ -4,8 +4,10 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from sandbox.seed import seed as send_lines
 from sandbox.settings import STATE
 
 LINES_NAMED = 10
+WATCH_SECONDS = 0.2
 SHOWN = Path(__file__).parent / "show"  # SQL by the role that runs it
 
 
@@ -106,6 +109,20 @@ def seed(file: Path | None) -> None:
             f"the queue refused {len(seeded.refused)} lines, and they were not sent: {named}; correct them and send them alone",
             os.EX_DATAERR,
         )
+
+
+@main.command()
+def follow() -> None:
+    """Run the loader and dbt as services until Ctrl-C, or until one of them ends: then stop the other, too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    services = [subprocess.Popen([sys.executable, "-m", name, "follow"]) for name in ("loader", "transform")]
+    with contextlib.suppress(KeyboardInterrupt):
+        while all(service.poll() is None for service in services):
+            time.sleep(WATCH_SECONDS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # they have heard of it, and end what they have begun
+    for service in services:
+        service.terminate()
+    raise click.exceptions.Exit(max(service.wait() for service in services))
 
 
 @main.command()

@@ -10,6 +10,7 @@ from dbt.cli.main import dbtRunner
 
 import sandbox.__main__  # noqa: F401  # these three are there to be forked
 from tests.support import ROOT
+from transform.dbt import Project
 
 PROJECT = ROOT / "dbt_project"
 DATABASE = "nowhere"  # a parsed project has the database's name in it
@@ -17,10 +18,11 @@ ENVIRONMENT = {"PGHOST": "nowhere", "PGPORT": "1", "PGDATABASE": DATABASE, "TRAN
 
 
 def _parse() -> Any:
-    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ValueError):
         os.environ.update(ENVIRONMENT | {"DBT_TARGET_PATH": folder, "DBT_LOG_PATH": folder})
-        parsed = dbtRunner().invoke(["--quiet", "parse", "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT / "profiles")])
-    return parsed.result if parsed.success else None
+        project = Project()
+        project.parse()
+        return project.manifest
 
 
 MANIFEST = _parse()

@@ -270,7 +270,7 @@ def run(
     command: list[str], environ: Mapping[str, str], cwd: Path = ROOT, timeout_seconds: float = 120, stdin: str | bytes = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run *command* to its end and return its output and exit code; one of ours, `python -m loader` for example, is forked."""
-    if command[:2] != ["python", "-m"] or command[2] not in {"loader", "recovery", "sandbox"}:
+    if command[:2] != ["python", "-m"] or command[2] not in {"loader", "transform", "recovery", "sandbox"}:
         words = [sys.executable if word == "python" else word for word in command]
         return subprocess.run(words, env=environ, cwd=cwd, capture_output=True, text=True, timeout=timeout_seconds, check=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ import yaml
 import benchmarks.__main__  # noqa: F401  it registers all measures
 from benchmarks.harness import MEASURES
 from loader.report import Report
-from loader.settings import LoaderSettings, MigrateSettings
+from loader.settings import LoaderSettings, MigrateSettings, TransformSettings
 from sandbox import postgres
 from tests import support
 from tests.support import ROOT
@@ -56,7 +56,11 @@ def commands(value: Any = None) -> Iterator[tuple[str, ...]]:
 
 
 OURS = sorted(
-    {command[2:4] for command in commands() if command[:2] == ("python", "-m") and command[2] in {"loader", "sandbox", "recovery"}}
+    {
+        command[2:4]
+        for command in commands()
+        if command[:2] == ("python", "-m") and command[2] in {"loader", "transform", "sandbox", "recovery"}
+    }
 )
 SCHEDULES = [KUBERNETES / "dbt-test.yaml", KUBERNETES.parent / "overlays" / "aws" / "kustomization.yaml", TEMPLATE, COMPOSE]
 
@@ -73,13 +77,13 @@ def test_no_server_logs_the_values_that_an_error_quotes() -> None:
 
 @pytest.mark.parametrize("command", OURS, ids=" ".join)
 def test_every_command_that_a_container_is_started_with_exists(command: tuple[str, ...]) -> None:
-    assert {("loader", "follow"), ("loader", "migrate"), ("recovery", "expire")} <= {*OURS}
+    assert {("loader", "follow"), ("loader", "migrate"), ("transform", "follow"), ("recovery", "expire")} <= {*OURS}
     ran = support.run(["python", "-m", *command, "--help"], os.environ)
     assert ran.returncode == 0, ran.stderr
 
 
 def test_the_schedules_run_dbts_selectors_and_check_daily_that_something_has_landed() -> None:
-    files = [*KUBERNETES.glob("*.yaml"), *TEMPLATE.parent.glob("*.json"), TEMPLATE, COMPOSE]
+    files = [*KUBERNETES.glob("*.yaml"), *TEMPLATE.parent.glob("*.json"), TEMPLATE, COMPOSE, ROOT / "transform" / "follower.py"]
     named = {name for path in files for name in re.findall(r"--selector\W+(\w+)", path.read_text())}
     assert named == {each["name"] for each in yaml.safe_load((ROOT / "dbt_project" / "selectors.yml").read_text())["selectors"]}
     daily = re.compile(r"dbt build --selector rest(?: &&|;|\n) *(?:token; )?dbt source freshness")
@@ -137,21 +141,22 @@ def test_the_alarm_of_the_rejected_share_waits_for_a_test_that_dbt_has() -> None
     (pattern,) = re.findall(r"FilterPattern: '(.+)'", TEMPLATE.read_text())
     (name,) = set(re.findall(r"assert_\w+", pattern))
     assert (ROOT / "dbt_project" / "tests" / f"{name}.sql").exists()
-    assert re.search(pattern.strip("%"), f"12:00:00  3 of 20 FAIL 25 {name} .......... [FAIL 25 in 0.05s]")
-    assert re.search(pattern.strip("%"), f"12:00:00  3 of 20 WARN 7 {name} ........... [WARN 7 in 0.05s]")
-    assert not re.search(pattern.strip("%"), f"12:00:00  3 of 20 PASS {name} .......... [PASS in 0.05s]")
+    # as tests/integration/test_transform.py sees it
+    assert re.search(pattern.strip("%"), f"test.user_logins.{name} fail; see")
+    assert re.search(pattern.strip("%"), f"test.user_logins.{name} warn; see")
+    assert not re.search(pattern.strip("%"), "test.user_logins.assert_plain_columns_are_as_sent fail; see")
 
 
 def test_every_variable_that_is_read_stands_in_the_example() -> None:
     """What the code asks for, and what a file of the deployment sets or leaves to the environment."""
-    read = {name.upper() for settings in (LoaderSettings, MigrateSettings) for name in settings.model_fields}
+    read = {name.upper() for settings in (LoaderSettings, MigrateSettings, TransformSettings) for name in settings.model_fields}
     for pattern, files in {
         r"env_var\('(\w+)'": [ROOT / "dbt_project" / "profiles" / "profiles.yml"],
         r"(?<!\$)\$\{([A-Z_]+)": [COMPOSE],
         r"^(?: *- )?([A-Z_]+)=": [KUBERNETES / "settings.env", *(KUBERNETES.parent / "overlays").glob("*/kustomization.yaml")],
         r"- \{Name: ([A-Z_]+), Value": [TEMPLATE],
         r'''environ(?:\.get\(|\[|, )"([A-Z_]+)"''': [
-            path for name in ("loader", "recovery", "sandbox") for path in (ROOT / name).glob("*.py")
+            path for name in ("loader", "transform", "recovery", "sandbox") for path in (ROOT / name).glob("*.py")
         ],
     }.items():
         read |= {name for path in files for name in re.findall(pattern, path.read_text(), re.MULTILINE)}

@@ -112,11 +112,12 @@ def test_every_alarm_tells_somebody_of_a_metric_that_is_published() -> None:
         assert alarm["TreatMissingData"] == ("breaching" if name in {"DbtLate", "ExpiryLate", "FullDisk"} else "notBreaching")
 
 
-def test_an_alarm_that_waits_for_the_end_of_a_run_knows_it() -> None:
+def test_an_alarm_that_waits_for_a_line_knows_it() -> None:
     def seen(kept: str, line: str) -> bool:
         return all("".join(term) in line for term in re.findall(r'"([^"]+)"|(\w+)', STACK[kept]["Properties"]["FilterPattern"]))
 
-    assert [seen("DbtEnds", f"Done. PASS=40 WARN=1 ERROR={errors} SKIP=0 NO-OP=1 TOTAL=42") for errors in (0, 1)] == [True, False]
+    assert [seen("DbtIsUpToDate", f'{{"event": "{event}", "level": "info"}}') for event in ("up to date", "dbt run")] == [True, False]
+    assert 'tell("up to date")' in (ROOT / "transform" / "follower.py").read_text()
     assert [seen("ExpiryEnds", line) for line in ("0 days expired", "expired: 2026-11-01")] == [True, False]
     assert '{days} days expired"' in (ROOT / "recovery" / "__main__.py").read_text()
 

@@ -1,6 +1,7 @@
 """`make up`, `down` and `clean`: what they keep, what they leave alone, and what they say when something is in the way."""
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest
 from sandbox import processes
 from sandbox.emulator import Emulator
 from sandbox.postgres import Postgres
+from sandbox.sample_events import EVENTS, MALFORMED
 from tests.support import Clone
 
 pytestmark = pytest.mark.slow
@@ -112,6 +114,34 @@ def test_two_ups_at_once_start_one_of_each(clone: Clone) -> None:
     for name in ("PostgreSQL", "SQS emulator"):
         said = [line for output in outputs for line in output.splitlines() if line.startswith(name)]
         assert sorted("started" in line for line in said) == [False, True]
+
+
+def test_follow_shows_what_is_sent_to_analysts_until_ctrl_c_and_leaves_no_process(clone: Clone, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        follow = subprocess.Popen(
+            ["make", "follow"],  # noqa: S607  # as a person types it
+            cwd=clone.path,
+            env=clone.environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    assert processes.wait_until(lambda: "up to date" in log.read_text(), 120), log.read_text()
+    services = psutil.Process(follow.pid).children(recursive=True)
+    assert clone.make("seed").returncode == 0
+
+    def visible() -> int:
+        with clone.connect("analyst") as analyst:
+            (logins,) = analyst.execute("select count(*) from analytics.user_logins").fetchone() or (0,)
+            return int(logins)
+
+    assert processes.wait_until(lambda: visible() == EVENTS - len(MALFORMED), 60), log.read_text()
+    os.killpg(follow.pid, signal.SIGINT)  # as a terminal does
+    follow.wait(60)
+    assert processes.wait_until(lambda: not any(processes.runs(service) for service in services), 60)
+    assert '"event": "finished"' in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_what_holds_a_password_is_private(up: Clone) -> None:
