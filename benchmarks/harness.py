@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loader.migrate import migrate
+from loader.settings import LOGIN_ROLES
 from sandbox import postgres, processes
 from sandbox.postgres import Postgres
 
@@ -119,8 +120,7 @@ def run(command: list[str], environment: Mapping[str, str]) -> Usage:
 @contextlib.contextmanager
 def bench(runs: int, seconds: float) -> Iterator[Bench]:
     """A new PostgreSQL with fsync on, as in production, and `database/` applied."""
-    roles = ("loader", "transformer", "analyst", "reporter", "pii_requester", "pii_approver", "privacy_officer")
-    passwords = {role: secrets.token_urlsafe() for role in roles}
+    passwords = {role: secrets.token_urlsafe() for role in LOGIN_ROLES}
     with tempfile.TemporaryDirectory(prefix="user-logins-bench-") as directory:
         server = Postgres(Path(directory), processes.free_port(), "postgres", secrets.token_urlsafe())
         try:
