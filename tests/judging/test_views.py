@@ -34,6 +34,16 @@ def test_a_logins_time_is_shown_as_precisely_as_is_set(warehouse: Warehouse) -> 
     assert "sent_at_precision is day; set it to milliseconds, minute or hour" in said
 
 
+def test_an_analyst_sees_these_columns_of_a_login(warehouse: Warehouse) -> None:
+    warehouse.dbt("run")
+    with warehouse.database.connect("analyst") as connection:
+        shown = connection.execute("select * from analytics.user_logins").description or ()
+    assert " ".join(column.name for column in shown) == (
+        "user_id device_type masked_ip masked_device_id locale app_version create_date"
+        " ip_is_valid masked_network app_version_parts login_id sent_at"
+    )
+
+
 def test_a_logins_id_is_its_own_and_no_messages(warehouse: Warehouse) -> None:
     database = warehouse.database
     warehouse.land({"m1": GOOD, "m2": GOOD})
