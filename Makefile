@@ -79,7 +79,7 @@ test-faults: $(STAMP) ## kill and cut everything the pipeline runs on, at length
 test-whole: $(STAMP) ## play the whole pipeline against its model in whatever order comes, for WHOLE_MINUTES (30)
 	@WHOLE_MINUTES=$${WHOLE_MINUTES:-30} $(BIN)/python -m pytest -s tests/whole
 
-mutants: $(STAMP) ## break the SQL and the loader in some 120 places and print what no test notices (an hour); FILE=rotate: only those whose name has that
+mutants: $(STAMP) ## break the SQL and the loader in some 140 places and print what no test notices (an hour); FILE=rotate: only those whose name has that
 	@$(BIN)/python -m tests.mutants
 
 snapshot: $(STAMP) ## rewrite what is generated for review: tests/access/privileges.txt, and the masking policy in docs/masking.md

@@ -81,7 +81,7 @@ def tls_context(client: Any) -> ssl.SSLContext | None:
 
 @dataclass
 class Identity:
-    """The credentials that requests are signed with, fetched in a thread, for they may come over the network."""
+    """The credentials that requests are signed with, fetched in a thread, because they may come over the network."""
 
     find: Callable[[], Any] = lambda: boto3.Session().get_credentials()
     _source: Any = None

@@ -55,7 +55,7 @@ class Landing:
 
         A TemporaryError says that nothing was committed, or that it may not be durable, so that the same batch is to be landed again.
         """
-        # Sorted, for a row begins with its key, so that two loaders with the same messages wait for each other and never in a circle.
+        # Sorted by the key that each row begins with: two loaders with the same messages wait for each other, never in a circle.
         rows = sorted(row for delivery in batch for row in delivery.rows)
         try:
             if self._connection is None or self._connection.closed:
