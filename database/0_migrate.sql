@@ -15,7 +15,7 @@ where rolname = current_user and rolsuper;
 
 create schema if not exists migrations;
 create table if not exists migrations.applied (
-    file text primary key, -- noqa: RF04  (a keyword of other dialects)
+    file text primary key, -- noqa: RF04, a keyword of other dialects
     sha256 text not null,
     applied_at timestamptz not null default now()
 );
