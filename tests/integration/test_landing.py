@@ -124,3 +124,18 @@ def test_a_day_whose_partition_is_not_made_is_tried_again_where_that_may_help(
         land(settings, [Message("a")])
     assert str(caught.value).startswith(said)
     assert getattr(caught.value, "exit_code", None) == exit_code
+
+
+@pytest.mark.parametrize("errcode", ["22P02", "23502", "55000"])
+def test_an_error_that_may_quote_a_row_is_told_by_its_code_alone(database: Database, settings: LoaderSettings, errcode: str) -> None:
+    database.execute(f"""
+        create function refuse() returns trigger language plpgsql as $$
+        begin
+            raise exception 'refused: %', new.body using errcode = '{errcode}';
+        end $$;
+        create trigger refuse before insert on staging.raw_logins for each row execute function refuse()
+    """)
+    with pytest.raises((LoaderError, TemporaryError)) as error:
+        land(settings, [Message("a", "192.0.2.1")])
+    assert f"SQLSTATE {errcode}" in str(error.value)
+    assert ("192.0.2.1" in str(error.value)) == (errcode == "55000")

@@ -29,6 +29,12 @@ FAULTS = {
     f"with taken as (delete {M1} returning message_id, sent_at) insert into recovery.erased_messages select * from taken": COUNTS
     | {"assert_no_erased_message_is_back"},
     "update marts.user_logins set user_id = 'u' where message_id = 'm1'": {"assert_plain_columns_are_as_sent"},
+    "update marts.user_logins set app_version_parts = null where message_id = 'm1'": {"assert_version_parts_are_the_version"},
+    "update marts.user_logins set app_version_parts = '{2, 4}' where message_id = 'm1'": {"assert_version_parts_are_the_version"},
+    "update marts.user_logins set masked_network = '192.0.2.0/24' where message_id = 'm1'": {
+        "token_format_analytics_user_logins_masked_network"
+    },
+    "update marts.rejected_logins set reasons = '{ip_empty, ip_empty}'": {"names_rules_rejected_logins_reasons"},
     SMALL_GROUPS: {"assert_no_small_group_is_published"},
 }
 # What each fault is undone with.
