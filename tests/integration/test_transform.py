@@ -87,6 +87,7 @@ def test_a_message_that_lands_is_masked_by_itself_and_nothing_runs_while_nothing
         assert wait_until(lambda: not any(child.is_running() for child in children), SECONDS)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_one_line_without_a_value_and_the_next_one_succeeds(database: Database, tmp_path: Path) -> None:
     """Even if PostgreSQL's message quotes one, for a guard was removed, and dbt has written it down."""
     with following(database, tmp_path) as follower:
@@ -139,6 +140,7 @@ def test_when_told_to_stop_it_lets_a_run_end_for_so_long(database: Database, tmp
         assert (database.value(MASKED), database.value("select count(*) from staging.unjudged")) == (masked, 1 - masked)
 
 
+@pytest.mark.slow
 def test_what_runs_left_goes_when_it_is_old_or_too_much(database: Database, tmp_path: Path) -> None:
     runs = tmp_path / "target" / "runs"
     ours = {name: runs / f"{name}-01-01T00.00.00.000000-run" for name in ("2001", "9998", "9999")}

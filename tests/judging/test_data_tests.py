@@ -50,6 +50,7 @@ def filled(warehouse: Warehouse) -> Warehouse:
     return warehouse
 
 
+@pytest.mark.slow
 def test_each_fault_in_the_data_fails_its_test_and_no_other(filled: Warehouse) -> None:
     filled.dbt("test")
     view = filled.database.value("select pg_get_viewdef('analytics.daily_logins'::regclass)")

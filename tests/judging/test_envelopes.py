@@ -310,6 +310,7 @@ def test_one_person_of_a_batch_is_erased_and_stays_away_when_the_batch_comes_aga
     warehouse.dbt("test", "--exclude", "assert_few_messages_are_rejected")
 
 
+@pytest.mark.slow
 def test_a_batch_deep_in_batches_is_rejected_and_what_is_switched_off_waits_for_its_switch(warehouse: Warehouse) -> None:
     deep = "[" * 8192 + "]" * 8192
     warehouse.edit("database/6_fields.sql", "'gzip', 'batch']", "'gzip']")

@@ -230,6 +230,7 @@ def reveal(warehouse: Warehouse, token: str) -> list[tuple[object, ...]]:
     return database.rows(f"select * from recovery.read_reveal('{reveal_id}')", "pii_requester")
 
 
+@pytest.mark.slow
 def test_a_widened_column_is_refused_while_views_use_it_and_by_the_advice_of_the_refusal_nothing_is_cut(warehouse: Warehouse) -> None:
     database = warehouse.database
     locale = "l" * 64
@@ -260,6 +261,7 @@ def test_a_widened_column_is_refused_while_views_use_it_and_by_the_advice_of_the
     assert database.rows("select locale from analytics.user_logins where locale is not null", "analyst") == [(locale,)]
 
 
+@pytest.mark.slow
 def test_a_field_that_is_renamed_or_removed_keeps_what_it_gave_and_can_come_back(warehouse: Warehouse) -> None:
     database = warehouse.database
     moved = {"region": {"locale": "RU"}}

@@ -3,6 +3,8 @@
 import datetime as dt
 import json
 
+import pytest
+
 from tests.judging.conftest import GOOD, LOGIN, Warehouse
 
 SENT_AT = dt.datetime(2026, 3, 1, 12, 34, 56, 789000, tzinfo=dt.UTC)
@@ -22,6 +24,7 @@ def times(warehouse: Warehouse) -> set[str]:
         return {row[0].astimezone(dt.UTC).isoformat(timespec="milliseconds") for row in connection.execute(TIMES.encode())}
 
 
+@pytest.mark.slow
 def test_a_logins_time_is_shown_as_precisely_as_is_set(warehouse: Warehouse) -> None:
     warehouse.land({"masked": GOOD}, SENT_AT)
     warehouse.dbt("run")
