@@ -162,7 +162,7 @@ def test_servers_listen_on_loopback_alone(up: Clone) -> None:
 
 def test_passwords_are_in_no_command_line_and_no_log(up: Clone) -> None:
     passwords = [value for name, value in up.settings.items() if name.endswith("_PASSWORD")]
-    assert len(passwords) == 7
+    assert len(passwords) == 8
     seen = [" ".join(running(up, name).cmdline()) for name in ("postgres", "emulator")]
     seen += [path.read_text() for path in (up.path / ".sandbox").glob("*.log")]
     assert not [password for password in passwords if password in "\n".join(seen)]
