@@ -75,7 +75,7 @@ TESTS = {
     "loader/(landing|land.sql|session)": ["tests/unit/test_landing.py", "tests/integration/test_landing.py", DURABILITY, LOST],
     "loader/migrate": ["tests/integration/test_migrate.py"],
     "loader": ["tests/unit", "tests/integration/test_wire.py", "tests/integration/test_follow.py", LOST],
-    "dbt_project/tests": [DATA_TESTS, "tests/judging/test_fields.py", AGAIN],
+    "dbt_project/tests": [DATA_TESTS, "tests/judging/test_views.py", "tests/judging/test_fields.py", AGAIN],
     "0_migrate|1_roles|3_schemas|7_privileges": ["tests/access", "tests/integration/test_migrate.py"],
     "recovery.*reveal": [REVEAL, ATTACKS, WHOLE],
     "recovery.(audit|record|verify|refuse)": [AUDIT, WHOLE],
@@ -92,7 +92,13 @@ TESTS = {
     "masking|staging.event": ["tests/judging/test_fields.py", TOKENS, POISON],
     "macros/judging|models/marts": [AGAIN, DATA_TESTS, WHOLE, AT_ONCE],
     "macros|models/staging": [COMMANDS, DATA_TESTS, "tests/attacks/test_small_groups.py", "tests/attacks/test_catalog.py"],
-    "models/analytics": [DATA_TESTS, "tests/attacks/test_small_groups.py", "tests/access", COMMANDS],
+    "models/(analytics|reports)": [
+        DATA_TESTS,
+        "tests/judging/test_views.py",
+        "tests/attacks/test_small_groups.py",
+        "tests/access",
+        COMMANDS,
+    ],
     "": ["tests/access/test_privileges.py", TOKENS, WHOLE],
 }
 
