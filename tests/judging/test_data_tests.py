@@ -35,6 +35,7 @@ FAULTS = {
         "token_format_analytics_user_logins_masked_network"
     },
     "update marts.rejected_logins set reasons = '{ip_empty, ip_empty}'": {"names_rules_rejected_logins_reasons"},
+    "update marts.rejected_logins set reasons = '{192.0.2.1}'": {"names_rules_rejected_logins_reasons"},
     SMALL_GROUPS: {"assert_no_small_group_is_published"},
 }
 # What each fault is undone with.
