@@ -83,7 +83,7 @@ begin
     for this in
         select attname from pg_attribute
         where attrelid = 'marts.user_logins'::regclass and attnum > 0 and attnotnull
-            and attname not in ('create_date', 'message_id', 'sent_at')
+            and attname not in ('create_date', 'login_id', 'message_id', 'sent_at')
             and attname not in (select column_name from masking.fields where column_name is not null)
     loop
         execute format('alter table marts.user_logins alter column %I drop not null', this.attname);

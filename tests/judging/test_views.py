@@ -51,6 +51,7 @@ def test_a_logins_id_is_its_own_and_no_messages(warehouse: Warehouse) -> None:
     database = warehouse.database
     warehouse.land({"m1": GOOD, "m2": GOOD})
     warehouse.dbt("run")
+    assert database.value("select attnotnull from pg_attribute where attrelid = 'marts.user_logins'::regclass and attname = 'login_id'")
     shown = "select login_id from analytics.user_logins"
     ids = set(database.rows(shown, "analyst"))
     assert len(ids) == 2
