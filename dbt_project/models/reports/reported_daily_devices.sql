@@ -1,5 +1,7 @@
 {{ config(alias='daily_devices') }}
 
+{% set reported_until = "(select coalesce(max(create_date), '-infinity') from " ~ this ~ ")" if is_incremental() else "'-infinity'" %}
+
 with
 
 daily_devices as (
@@ -19,9 +21,7 @@ finished_dates as (
 
     where
         daily_devices.create_date < (now() at time zone 'UTC')::date
-        {% if is_incremental() %}
-            and daily_devices.create_date > (select coalesce(max(reported.create_date), '-infinity') from {{ this }} as reported)
-        {% endif %}
+        and daily_devices.create_date > {{ reported_until }}
 
 )
 

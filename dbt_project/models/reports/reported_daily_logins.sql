@@ -1,5 +1,7 @@
 {{ config(alias='daily_logins') }}
 
+{% set reported_until = "(select coalesce(max(create_date), '-infinity') from " ~ this ~ ")" if is_incremental() else "'-infinity'" %}
+
 with
 
 daily_logins as (
@@ -22,9 +24,7 @@ finished_dates as (
 
     where
         daily_logins.create_date < (now() at time zone 'UTC')::date
-        {% if is_incremental() %}
-            and daily_logins.create_date > (select coalesce(max(reported.create_date), '-infinity') from {{ this }} as reported)
-        {% endif %}
+        and daily_logins.create_date > {{ reported_until }}
 
 )
 
