@@ -14,7 +14,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed load follow rejudge backfill query test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy bench install lock
+.PHONY: help demo up down clean seed ranges load follow rejudge backfill query test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -22,6 +22,7 @@ help: ## list these targets
 demo: $(SANDBOX) ## do everything once and print what an analyst sees; FILE=events.jsonl: your events instead of the sample
 	@$(BIN)/python -m sandbox up
 	@$(BIN)/python -m sandbox seed -- $${FILE:+"$$FILE"}
+	@[ -n "$$FILE" ] || $(BIN)/python -m loader ranges sandbox/sample_ranges.csv
 	@$(BIN)/python -m loader drain
 	@echo 'dbt run: judge and mask, build the views; all that dbt says is in dbt_project/logs/dbt.log'
 	@cd dbt_project && $(DBT) --quiet run
@@ -41,6 +42,10 @@ clean: $(if $(wildcard .sandbox),$(SANDBOX)) ## stop and delete all data
 
 seed: $(SANDBOX) ## send 1,000 sample events; FILE=events.jsonl: each line of FILE, verbatim, as one message
 	@$(BIN)/python -m sandbox seed -- $${FILE:+"$$FILE"}
+
+ranges: $(SANDBOX) ## FILE=ranges.csv.gz: by which masking knows an address's country and operator
+	@[ -n "$$FILE" ] || { echo 'FILE is not set; say make ranges FILE=ranges.csv.gz' >&2; exit 64; }
+	@$(BIN)/python -m loader ranges -- "$$FILE"
 
 load: $(SANDBOX) ## drain the queue into staging
 	@$(BIN)/python -m loader drain

@@ -20,6 +20,12 @@ values
 ('locale', 'locale', 32, false, 'reject', 'one of some two hundred countries'),
 ('app_version', 'app_version', 32, true, 'reject', 'one of a few releases');
 
+-- What staging.ip_ranges says of the address, once `python -m loader ranges` has filled it; null until then, and for text that is none.
+insert into masking.fields (column_name, path, lookup, on_personal, reason)
+values
+('ip_country', 'ip', 'country', 'allow', 'no country has less than a whole masked_network'),
+('ip_asn', 'ip', 'asn', 'allow', 'no operator has less than a whole masked_network in a country');
+
 set local role pipeline_owner;
 
 -- What an event may arrive in, one in another, eight deep. Take a word out, and what arrives in it is rejected as body_in_<word>, or as

@@ -1,4 +1,4 @@
-"""The command line: `python -m loader migrate | drain | follow | rds-token`."""
+"""The command line: `python -m loader migrate | ranges | drain | follow | rds-token`."""
 
 import asyncio
 import gc
@@ -9,7 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 from time import monotonic
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import psycopg
@@ -20,6 +20,7 @@ from loader.landing import Landing
 from loader.login import password_for, refusal, token_for
 from loader.migrate import TABLES, foresee, let_in_by_iam, migrate
 from loader.pipeline import Pipeline
+from loader.ranges import load_ranges
 from loader.report import Report, serve
 from loader.settings import LOGIN_ROLES, LoaderSettings, MigrateSettings, read
 from loader.sqs import connect
@@ -38,6 +39,7 @@ def cli() -> None:
     Exit codes:
       0   done
       2   a wrong command line
+      65  a wrong file of ranges
       69  the server or the queue is down or not there
       70  an error in the loader itself
       75  stopped before the work was done; run it again
@@ -58,13 +60,7 @@ def migrate_command(*, dry_run: bool) -> None:
     """
     settings = read(MigrateSettings)
     passwords = {role: password for role in LOGIN_ROLES if (password := os.environ.get(f"{role.upper()}_PASSWORD"))}
-    user = settings.admin_user or settings.pguser
-    try:
-        password = password_for(user, settings.admin_password or settings.pgpassword)
-        connection = psycopg.connect(user=user, password=password, connect_timeout=10, application_name="user-logins migrate")
-    except psycopg.OperationalError as error:
-        raise refusal(error, "ADMIN_PASSWORD", "ADMIN_USER") from None
-    with connection:
+    with _connect_as_administrator(settings, "migrate") as connection:
         if dry_run:
             for place, judged, passing in foresee(connection, DATABASE):
                 click.echo(f"{place}: {passing:,} of {judged:,} messages would be masked")
@@ -74,6 +70,30 @@ def migrate_command(*, dry_run: bool) -> None:
             let_in_by_iam(connection, [role for role in LOGIN_ROLES if role not in passwords])
     tables = sum(name.startswith(TABLES) for name in applied)
     click.echo(f"database/ applied: {len(applied)} files{f', {tables} of them new tables' if tables else '; no table is new'}")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def ranges(file: Path) -> None:
+    """Replace what is known of addresses, their country and operator, by FILE: ranges of addresses in CSV, or with tabs, or in gzip.
+
+    Its columns are named, or are those of iptoasn.com (first, last, asn, country, name) or of DB-IP's (first, last, country) and (first,
+    last, asn, name). Connects as migrate does. Logins that are masked from now on go by it; `make backfill` has the earlier ones follow.
+    """
+    size = file.stat().st_size if file.is_file() else 0
+    bar = click.progressbar(length=size, label=file.name, hidden=not sys.stdout.isatty())
+    with _connect_as_administrator(read(MigrateSettings), "ranges") as connection, bar:
+        loaded = load_ranges(connection, file, bar.update)
+    click.echo(f"{loaded:,} ranges of addresses from {file.name}")
+
+
+def _connect_as_administrator(settings: MigrateSettings, name: str) -> psycopg.Connection[Any]:
+    user = settings.admin_user or settings.pguser
+    try:
+        password = password_for(user, settings.admin_password or settings.pgpassword)
+        return psycopg.connect(user=user, password=password, connect_timeout=10, application_name=f"user-logins {name}")
+    except psycopg.OperationalError as error:
+        raise refusal(error, "ADMIN_PASSWORD", "ADMIN_USER") from None
 
 
 @cli.command()

@@ -33,6 +33,20 @@ forks.preload("tests.preloaded")
 
 ROOT = Path(__file__).parent.parent
 DATABASE_FILES = ROOT / "database"
+# what an analyst may read, in schema analytics; the last is about messages and has no row of a person
+VIEWS = (
+    "bursts",
+    "daily_devices",
+    "daily_logins",
+    "freshness",
+    "impossible_travel",
+    "shared_devices",
+    "shared_ips",
+    "user_activity",
+    "user_logins",
+    "version_sessions",
+    "daily_reconciliation",
+)
 REAL_EVENTS = ROOT.parent / "shared" / "data" / "login_queue.jsonl"
 
 

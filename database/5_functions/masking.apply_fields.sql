@@ -42,26 +42,30 @@ begin
     for this in
         select
             fields.*,
-            case when fields.domain is null then fields.max_length else 256 end as length,
+            case when fields.lookup = 'country' then 2 when fields.domain is null then fields.max_length else 256 end as length,
+            case when fields.lookup = 'asn' then 'number' when fields.json_type in ('number', 'boolean') then fields.json_type else 'string' end as type,
             pg_attribute.attnotnull as is_not_null,
             pg_attribute.atttypmod - 4 as found_length,
             pg_attribute.attnum is not null as is_there,
-            case pg_attribute.atttypid when 'numeric'::regtype then 'number' when 'boolean'::regtype then 'boolean' else 'string' end as found_type,
+            case pg_attribute.atttypid
+                when 'numeric'::regtype then 'number' when 'bigint'::regtype then 'number' when 'boolean'::regtype then 'boolean' else 'string'
+            end as found_type,
             bool_or(fields.max_length is not null) over (partition by fields.path) as is_judged
         from masking.fields
         left join pg_attribute
             on pg_attribute.attrelid = 'marts.user_logins'::regclass and pg_attribute.attname = fields.column_name and not attisdropped
         where fields.column_name is not null
     loop
-        if (this.is_there and this.found_type != case when this.json_type in ('number', 'boolean') then this.json_type else 'string' end)
+        if (this.is_there and this.found_type != this.type)
             or (this.json_type like 'string%' and not this.is_judged) then
             raise exception '6_fields.sql cannot give % what stands at % (%): say a max_length where the value is text, and another column where the type changes',
                 this.column_name, this.path, this.json_type using errcode = 'invalid_object_definition';
         end if;
         if not this.is_there then
             execute format('alter table marts.user_logins add column %I %s', this.column_name, case
-                when this.json_type = 'number' then 'numeric'
-                when this.json_type = 'boolean' then 'boolean'
+                when this.lookup = 'asn' then 'bigint'
+                when this.type = 'number' then 'numeric'
+                when this.type = 'boolean' then 'boolean'
                 else format('varchar(%s)', this.length)
             end);
         elsif this.found_length between 1 and this.length - 1 then
@@ -114,7 +118,7 @@ begin
             reached.json,
             format('%s as text_%s', regexp_replace(reached.json, ' -> (\S+)$', ' ->> \1'), number) as extracted,
             format('text_%s', number) as text,
-            format('%s_%s', case when canonical_form like 'network/%' then 'ip' else canonical_form end, number) as form
+            format('%s_%s', case when canonical_form like 'network/%' or lookup is not null then 'ip' else canonical_form end, number) as form
         from numbered
         cross join lateral (
             select 'event' || string_agg(' -> ' || case when key ~ '^[0-9]' then key else quote_literal(key) end, '' order by place) as json
@@ -133,9 +137,13 @@ begin
                 else form
             end as canonical,
             case
-                when canonical_form = 'ip' or canonical_form like 'network/%' then format('masking.canonical_ip(%s) as %s', text, form)
+                when canonical_form = 'ip' or canonical_form like 'network/%' or lookup is not null then format('masking.canonical_ip(%s) as %s', text, form)
                 when canonical_form != 'as_sent' then format('masking.canonical_text(%L, %s) as %s', canonical_form, text, form)
             end as computed,
+            case when lookup is not null then format(
+                'left join lateral (select last_ip, country, asn from staging.ip_ranges where first_ip <= %1$s::inet order by first_ip desc limit 1)'
+                ' as range_%2$s on range_%2$s.last_ip >= %1$s::inet', form, number
+            ) end as range,
             format('%L = any(misplaced)', column_name) as is_misplaced
         from read
     ),
@@ -159,6 +167,7 @@ begin
     select
         string_agg(format(
             case
+                when lookup is not null then '%11$s'
                 when on_personal = 'mask' then 'case when %6$s then %5$s else %2$s end'
                 when domain is null and json_type in ('number', 'boolean') then 'case when jsonb_typeof(%7$s) = %8$L then (%7$s)::%9$s end'
                 when domain is null then '%2$s'
@@ -166,7 +175,7 @@ begin
                 else 'case when %10$s is null then %4$s else %3$s end'
             end || ' as %1$I',
             column_name, text, token, fallback_token, misplaced_token, is_misplaced, json, json_type,
-            case json_type when 'number' then 'numeric' else json_type end, canonical
+            case json_type when 'number' then 'numeric' else json_type end, canonical, format('%s_%s', lookup, number)
         ), ', ' order by column_name) as columns,
         concat_ws(
             ', ',
@@ -177,6 +186,8 @@ begin
                 filter (where on_personal = 'reject')
         ) as faults,
         string_agg(distinct extracted, ', ') as extracted,
+        concat_ws(' ', 'computed', string_agg(distinct range, ' ')) as located,
+        concat_ws(', ', 'computed.*', string_agg(format('range_%s.%s as %2$s_%1$s', number, lookup), ', ') filter (where lookup is not null)) as places,
         concat_ws(
             ', ',
             string_agg(distinct computed, ', '),
@@ -221,14 +232,19 @@ begin
             select *, %s from texts limit all
         ),
 
+        -- where each address is; equal ones are looked up once, in a hash table (Memoize) of the planner's
+        located as (
+            select %s from %s limit all
+        ),
+
         checked as (
             -- the columns that would show a personal value
             select *, case when masking.may_hold_personal(plain) or %s then array_remove(array[%s]::text[], null) end as misplaced
-            from computed
+            from located
             limit all
         )
         $view$,
-        built.extracted, built.computed, built.repeated, built.holding
+        built.extracted, built.computed, built.places, built.located, built.repeated, built.holding
     );
 
     for this in

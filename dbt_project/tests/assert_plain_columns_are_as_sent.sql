@@ -50,7 +50,7 @@ changed as (
 
     from logins
 
-    inner join fields on fields.domain is null and logins.masked_login ? fields.column_name
+    inner join fields on fields.domain is null and fields.lookup is null and logins.masked_login ? fields.column_name
 
     where
         (logins.masked_login ->> fields.column_name) is distinct from (logins.login_event #>> fields.keys)

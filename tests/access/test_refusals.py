@@ -5,12 +5,12 @@ import pytest
 from psycopg import sql
 
 from loader.settings import LOGIN_ROLES
-from tests.support import Database
+from tests.support import VIEWS, Database
 
 # What a superuser must do to make an attack succeed
 OWNER = "grant pipeline_owner to {role}"
 UNGUARDED = f"{OWNER}; alter table recovery.audit disable trigger user"
-VIEWS_OWNER = f"{OWNER}; grant create, usage on schema analytics to pipeline_owner"
+OWNER_OF_VIEWS = f"{OWNER}; grant create, usage on schema analytics to pipeline_owner"
 SUPERUSER = "alter role {role} superuser"
 DBT = "grant transformer to {role}"
 ON_DATABASE = "do $$ begin execute format('grant {} on database %I to {{role}}', current_database()); end $$"
@@ -121,19 +121,7 @@ ATTACKS: dict[str, Attacks] = {
         "creating a table among the views": ("create table analytics.mine ()", "grant create on schema analytics to {role}"),
         "taking the barrier off a view": ("alter view analytics.shared_ips reset (security_barrier)", DBT),
     },
-    "reporter": OF_PEOPLE
-    | {
-        f"reading {view}": (f"select count(*) from analytics.{view}", "grant analyst to {role}")
-        for view in (
-            "user_logins",
-            "shared_ips",
-            "shared_devices",
-            "bursts",
-            "user_activity",
-            "version_sessions",
-            "daily_reconciliation",
-        )
-    },
+    "reporter": OF_PEOPLE | {f"reading {view}": (f"select count(*) from analytics.{view}", "grant analyst to {role}") for view in VIEWS},
     "pii_requester": OF_PEOPLE | VIEW,
     "pii_approver": OF_PEOPLE | VIEW,
     "privacy_officer": OF_PEOPLE | VIEW | {"shortening the retention by hand": ("update recovery.retention set raw_days = 14", OWNER)},
@@ -157,12 +145,12 @@ ATTACKS: dict[str, Attacks] = {
     },
     # it can hang nothing on what recovery and the loader work on
     "transformer": {
-        f"{what} of {table}": (statement.format(table), VIEWS_OWNER)
+        f"{what} of {table}": (statement.format(table), OWNER_OF_VIEWS)
         for table in ("staging.raw_logins", "marts.user_logins", "marts.rejected_logins")
         for what, statement in DONE_TO.items()
     }
     | {
-        "reading the keys through a view of its own": ("create view analytics.k as table masking.keys; table analytics.k", VIEWS_OWNER),
+        "reading the keys through a view of its own": ("create view analytics.k as table masking.keys; table analytics.k", OWNER_OF_VIEWS),
         "taking the keys over": ("alter table masking.keys owner to transformer", OWNER),
         "a foreign key on the keys": ("create table analytics.mine (d text references masking.keys)", OWNER),
         "a trigger on the keys": (TRIGGER.format("masking.keys"), OWNER),

@@ -58,6 +58,7 @@ def test_no_row_and_no_pair_of_totals_is_about_fewer_than_five_people(masked: Da
         ("app_version", None, True, 13, 13),
         ("device_type", "android", False, 11, 11),
         ("device_type", None, True, 8, 8),
+        ("ip_country", None, False, 19, 19),
         ("locale", None, False, 8, 8),
         ("locale", None, True, 11, 11),
     ]

@@ -125,19 +125,10 @@ def test_every_sample_event_is_masked_or_rejected_and_an_analyst_sees_no_plain_v
     logins = [json.loads(body) for body in sample_events() if body not in MALFORMED.values()]
     plain = {login[field] for login in logins for field in ("ip", "device_id")}
     with connect("analyst") as connection:
+        views = connection.execute("select table_name from information_schema.views where table_schema = 'analytics'").fetchall()
         seen = {
             cell
-            for view in (
-                "user_logins",
-                "shared_ips",
-                "shared_devices",
-                "bursts",
-                "user_activity",
-                "version_sessions",
-                "daily_logins",
-                "daily_devices",
-                "freshness",
-            )
+            for (view,) in views
             for row in connection.execute(f"select * from analytics.{view}".encode())
             for cell in row
             if isinstance(cell, str)

@@ -43,7 +43,7 @@ def test_an_analyst_sees_these_columns_of_a_login(warehouse: Warehouse) -> None:
         shown = connection.execute("select * from analytics.user_logins").description or ()
     assert " ".join(column.name for column in shown) == (
         "user_id device_type masked_ip masked_device_id locale app_version create_date"
-        " ip_is_valid masked_network app_version_parts login_id sent_at"
+        " ip_is_valid masked_network ip_country ip_asn app_version_parts login_id sent_at"
     )
 
 

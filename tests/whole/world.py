@@ -26,7 +26,7 @@ from loader.sqs import Failures
 from recovery import session
 from sandbox.processes import wait_until
 from tests import support
-from tests.support import DATABASE_FILES, Database, create_copy
+from tests.support import DATABASE_FILES, VIEWS, Database, create_copy
 from tests.whole.model import ADDRESSES, EMAIL, Sent
 
 TEMPLATE, BACKUP = "whole_template", "whole_backup"
@@ -34,18 +34,6 @@ TIMEOUT_SECONDS = 240
 VISIBILITY_SECONDS = 60
 # of one day for all, though midnight may pass meanwhile
 NOON = dt.datetime.now(dt.UTC).replace(hour=12, minute=0, second=0, microsecond=0)
-VIEWS = (
-    "user_logins",
-    "shared_ips",
-    "shared_devices",
-    "bursts",
-    "user_activity",
-    "version_sessions",
-    "daily_logins",
-    "daily_devices",
-    "freshness",
-    "daily_reconciliation",
-)
 # Where a run can be stopped: what is held from it, so that it waits in the middle of its transaction.
 STATEMENTS = {
     "lock table only marts.rejected_logins": "lock table only marts.rejected_logins in share update exclusive mode",

@@ -18,8 +18,8 @@ traits as (
     from user_logins
 
     cross join lateral unnest(
-        array['app_version', 'device_type', 'locale'],
-        array[user_logins.app_version, user_logins.device_type, user_logins.locale]
+        array['app_version', 'ip_country', 'device_type', 'locale'],
+        array[user_logins.app_version, user_logins.ip_country, user_logins.device_type, user_logins.locale]
     ) as trait (dimension, dimension_value)
 
 ),

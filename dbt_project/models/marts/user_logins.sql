@@ -34,6 +34,8 @@ select
     create_date,
     ip_is_valid,
     masked_network,
+    ip_country,
+    ip_asn,
     app_version_parts,
     login_id,
     message_id,
