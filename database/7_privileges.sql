@@ -98,7 +98,8 @@ grant execute on function
 staging.body_is_wrapped(text), staging.can_be_jsonb(text), staging.enveloped_event(text), staging.open_body(text), staging.envelopes(),
 staging.gunzip(bytea), staging.huffman_code(integer[]), staging.read_bits(bytea, integer, integer),
 staging.read_symbol(bytea, integer, integer[], integer[]),
-masking.canonical_ip(text), masking.network_of_ip(text, integer, integer), masking.fault(text, text, text, text, boolean, integer),
+masking.canonical_ip(text), masking.ip_number(inet), masking.network_of_ip(text, integer, integer),
+masking.fault(text, text, text, text, boolean, integer),
 masking.holds_personal(text, text[]), masking.may_hold_personal(text), masking.canonical_text(text, text), masking.btrim_spaces(text),
 masking.token(integer, bytea, bytea, text), masking.hmac_sha256(bytea, bytea, bytea)
 to transformer;

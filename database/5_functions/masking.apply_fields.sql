@@ -141,9 +141,21 @@ begin
                 when canonical_form != 'as_sent' then format('masking.canonical_text(%L, %s) as %s', canonical_form, text, form)
             end as computed,
             case when lookup is not null then format(
-                'left join lateral (select last_ip, country, asn from staging.ip_ranges where first_ip <= %1$s::inet order by first_ip desc limit 1)'
-                ' as range_%2$s on range_%2$s.last_ip >= %1$s::inet', form, number
+                'width_bucket(masking.ip_number(%s::inet), (select first_numbers || array[]::uuid[] from staging.ip_ranges'
+                ' where first_numbers is not null)) as range_%s', form, number
             ) end as range,
+            -- what is appended to an array has it unpacked once, and not for each row
+            case lookup
+                when 'country' then format(
+                    'chr((%1$s - 1) / 26 + 65) || chr((%1$s - 1) %% 26 + 65)', format(
+                        'nullif((select countries || array[]::smallint[] from staging.ip_ranges where first_numbers is not null)[range_%s], 0)',
+                        number
+                    )
+                )
+                when 'asn' then format(
+                    'nullif((select asns || array[]::bigint[] from staging.ip_ranges where first_numbers is not null)[range_%s], 0)', number
+                )
+            end as place,
             format('%L = any(misplaced)', column_name) as is_misplaced
         from read
     ),
@@ -175,7 +187,7 @@ begin
                 else 'case when %10$s is null then %4$s else %3$s end'
             end || ' as %1$I',
             column_name, text, token, fallback_token, misplaced_token, is_misplaced, json, json_type,
-            case json_type when 'number' then 'numeric' else json_type end, canonical, format('%s_%s', lookup, number)
+            case json_type when 'number' then 'numeric' else json_type end, canonical, place
         ), ', ' order by column_name) as columns,
         concat_ws(
             ', ',
@@ -186,8 +198,7 @@ begin
                 filter (where on_personal = 'reject')
         ) as faults,
         string_agg(distinct extracted, ', ') as extracted,
-        concat_ws(' ', 'computed', string_agg(distinct range, ' ')) as located,
-        concat_ws(', ', 'computed.*', string_agg(format('range_%s.%s as %2$s_%1$s', number, lookup), ', ') filter (where lookup is not null)) as places,
+        concat_ws(', ', '*', string_agg(distinct range, ', ')) as located,
         concat_ws(
             ', ',
             string_agg(distinct computed, ', '),
@@ -232,9 +243,9 @@ begin
             select *, %s from texts limit all
         ),
 
-        -- where each address is; equal ones are looked up once, in a hash table (Memoize) of the planner's
+        -- the number of the range in which an address is
         located as (
-            select %s from %s limit all
+            select %s from computed limit all
         ),
 
         checked as (
@@ -244,7 +255,7 @@ begin
             limit all
         )
         $view$,
-        built.extracted, built.computed, built.places, built.located, built.repeated, built.holding
+        built.extracted, built.computed, built.located, built.repeated, built.holding
     );
 
     for this in

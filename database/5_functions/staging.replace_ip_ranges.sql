@@ -1,6 +1,6 @@
--- Replaces staging.ip_ranges by what the file's lines in pg_temp.lines say, and returns how many ranges that are. An address is a text, a
--- range is a first and a last one or a network; a line with neither country nor operator is skipped. A country, or an operator in one, that
--- no range gives a whole IPv4 /24 or IPv6 /48 is left out: it would say nearly as much as the address.
+-- Has staging.ip_ranges say what the file's lines in pg_temp.lines say, and nothing else, and returns how many ranges that are. An address
+-- is a text, a range is a first and a last one or a network; a line with neither country nor operator is skipped. A country, or an operator
+-- in one, that no range gives a whole IPv4 /24 or IPv6 /48 is left out: it would say nearly as much as the address.
 create or replace function staging.replace_ip_ranges(name text, date date)
 returns bigint language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -39,7 +39,7 @@ begin
         raise exception 'line % %', found.number, found.fault;
     end if;
 
-    delete from staging.ip_ranges;
+    update staging.ip_ranges set first_numbers = null, countries = null, asns = null where first_numbers is not null;
     with
 
     edges as (
@@ -68,17 +68,38 @@ begin
                 else first_network != last_network and host(broadcast(first_network))::inet + 1 < host(last_network)::inet
             end as has_network
         from aligned
+    ),
+
+    placed as (
+        select
+            first_ip,
+            -- behind the last address of all there is nothing
+            case when last_ip < host(broadcast(set_masklen(last_ip, 0)))::inet then last_ip + 1 end as next_ip,
+            lead(first_ip) over (partition by family(first_ip) order by first_ip) as next_first_ip,
+            case when bool_or(has_network) over (partition by country) then country end as country,
+            case when bool_or(has_network) over (partition by country, asn) then asn end as asn
+        from measured
+    ),
+
+    bounds as (
+        select first_ip as ip, country, asn from placed
+        union all
+        select next_ip, null, null from placed where next_ip is distinct from next_first_ip and next_ip is not null
+        union all
+        -- behind the last IPv4 address
+        select '::1:0:0', null, null
     )
 
-    insert into staging.ip_ranges (first_ip, last_ip, country, asn)
+    insert into staging.ip_ranges (file_name, file_date, ranges, first_numbers, countries, asns)
     select
-        first_ip,
-        last_ip,
-        case when bool_or(has_network) over (partition by country) then country end,
-        case when bool_or(has_network) over (partition by country, asn) then asn end
-    from measured;
-    get diagnostics ranges = row_count;
-    insert into marts.ip_range_files (file_name, file_date, ranges) values (name, date, ranges);
+        name,
+        date,
+        (select count(*) from placed),
+        array_agg(masking.ip_number(ip) order by ip),
+        array_agg(coalesce((ascii(country) - 65) * 26 + ascii(right(country, 1)) - 64, 0)::smallint order by ip),
+        array_agg(coalesce(asn, 0) order by ip)
+    from bounds
+    returning ip_ranges.ranges into ranges;
     return ranges;
 end
 $$;

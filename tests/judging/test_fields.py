@@ -95,34 +95,40 @@ def test_a_network_of_another_length_is_a_row_with_a_key_of_its_own(warehouse: W
     assert rotated["192.0.2.1"] == rotated["192.0.3.1"] != tokens["192.0.2.1"]
 
 
-RANGES = """
-    insert into staging.ip_ranges (first_ip, last_ip, country, asn) values
-    ('192.0.2.0', '192.0.2.127', 'DE', 64496), ('198.51.100.0', '198.51.100.255', null, 4294967295),
-    ('2001:db8::', '2001:db8:ffff:ffff:ffff:ffff:ffff:ffff', 'JP', null)
+LINES = """
+    create temporary table lines (number, first_ip, last_ip, country, asn) as values
+    (1, '192.0.2.0/24', null, '{}', 'AS64496'), (2, '198.51.100.0', '198.51.100.255', null, '4294967295'),
+    (3, '255.255.255.0/24', null, 'ZW', null), (4, '2001:db8::/32', null, 'JP', null);
+    select staging.replace_ip_ranges('lines', current_date);
+    drop table lines, ranges
 """
 
 
 def test_an_address_has_the_country_and_the_operator_of_its_range(warehouse: Warehouse) -> None:
     places: dict[str, tuple[str | None, int | None]] = {
         "192.0.2.0": ("DE", 64496),
-        " 192.0.2.127 ": ("DE", 64496),
+        " 192.0.2.255 ": ("DE", 64496),
         "::ffff:192.0.2.9": ("DE", 64496),
-        "192.0.2.128": (None, None),
+        "192.0.3.0": (None, None),
         "198.51.100.255": (None, 4294967295),
         "2001:DB8:0:0::1": ("JP", None),
+        "255.255.255.255": ("ZW", None),
+        "64:ff9b::c000:201": (None, None),
         "2001:db9::": (None, None),
         "192.0.1.255": (None, None),
         "no address": (None, None),
     }
-    warehouse.database.execute(RANGES)
     warehouse.land({address: json.dumps(LOGIN | {"ip": address}) for address in places})
     warehouse.dbt("build", "--selector", "each_run")
+    assert warehouse.database.rows("select count(*), count(ip_country), count(ip_asn) from marts.user_logins") == [(len(places), 0, 0)]
+    warehouse.database.execute(LINES.format("DE"))
+    warehouse.dbt("run", "--select", "marts", "--vars", "backfill: true")
     found = "select message_id, ip_country, ip_asn from marts.user_logins"
     assert {address: place for address, *place in warehouse.database.rows(found)} == {
         address: [*place] for address, place in places.items()
     }
     # what is masked stays; a back-fill follows the file of today
-    warehouse.database.execute("update staging.ip_ranges set country = 'FR' where country = 'DE'")
+    warehouse.database.execute(LINES.format("FR"))
     warehouse.dbt("run")
     assert warehouse.database.value("select count(*) from marts.user_logins where ip_country = 'DE'") == 3
     warehouse.dbt("run", "--select", "marts", "--vars", "backfill: true")
