@@ -2,12 +2,14 @@
 
 import json
 
+import psycopg
 import pytest
 
 from loader.errors import LoaderError
 from loader.migrate import foresee
 from tests import canaries, support
 from tests.judging.conftest import GOOD, LOCALE, LOGIN, Warehouse
+from tests.support import VIEWS
 
 COLUMNS = {
     "database/6_fields.sql": (
@@ -133,6 +135,25 @@ def test_an_address_has_the_country_and_the_operator_of_its_range(warehouse: War
     assert warehouse.database.value("select count(*) from marts.user_logins where ip_country = 'DE'") == 3
     warehouse.dbt("run", "--select", "marts", "--vars", "backfill: true")
     assert warehouse.database.value("select count(*) from marts.user_logins where ip_country = 'FR'") == 3
+
+
+@pytest.mark.parametrize("length", [32, 24])
+def test_an_address_with_a_range_of_its_own_is_not_given_away_by_it(warehouse: Warehouse, length: int) -> None:
+    """The control: in a range of a whole /24, its country and operator are shown; no address and no range ever is."""
+    warehouse.database.execute(f"""
+        create temporary table lines (number, first_ip, last_ip, country, asn) as values
+        (1, '198.51.100.0/24', null, 'DE', '64496'), (2, host(network('203.0.113.77/{length}')) || '/{length}', null, 'VA', '4211111111');
+        select staging.replace_ip_ranges('lines', current_date)
+    """)
+    warehouse.land({"m1": json.dumps(LOGIN | {"ip": "203.0.113.77"})})
+    warehouse.dbt("run")
+    shown = [str(row) for view in VIEWS for row in warehouse.database.rows(f"select to_jsonb(it) from analytics.{view} as it", "analyst")]
+    assert any("masked_ip" in row for row in shown)
+    assert not any("203.0.113" in row for row in shown)
+    assert any("VA" in row or "4211111111" in row for row in shown) == (length == 24)
+    for role in ("analyst", "reporter", "transformer", "loader"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            warehouse.database.rows("select ranges from staging.ip_ranges", role)
 
 
 PLAIN_TYPES = """
