@@ -14,7 +14,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed ranges load follow rejudge backfill query test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy bench install lock
+.PHONY: help demo up down clean seed ranges load follow rejudge backfill query test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy dashboard bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -101,6 +101,9 @@ lint: $(STAMP) up ## check the code: ruff, mypy, sqlfluff
 # Without docker, the compose file is only checked against its schema.
 lint-deploy: $(DEPLOY)/installed ## check deploy/: hadolint, cfn-lint, kustomize, kubernetes-validate, KEDA's schema, promtool, zizmor, checkov
 	@PATH="$(CURDIR)/$(DEPLOY)/bin:$$PATH" deploy/lint/run
+
+dashboard: $(DEPLOY)/installed ## write Grafana's dashboard anew, deploy/kubernetes/components/alerts/dashboard.json
+	@cd deploy/kubernetes/components/alerts && $(CURDIR)/$(DEPLOY)/bin/python dashboard.py > dashboard.json.new && mv dashboard.json.new dashboard.json
 
 bench: $(STAMP) ## measure loading, freshness, masking, rotation, disk
 	@$(BIN)/python -m benchmarks
