@@ -40,6 +40,29 @@ def test_everything_in_the_docs_is_described(warehouse: Warehouse) -> None:
     assert len(catalog["nodes"]) >= 7
 
 
+def test_every_model_has_an_owner_a_tested_grain_and_if_it_is_shown_a_contract_and_a_reader(warehouse: Warehouse) -> None:
+    warehouse.dbt("docs", "generate", "--empty-catalog")
+    manifest = json.loads((warehouse.target / "manifest.json").read_text())
+    models = {node["name"]: node for node in manifest["nodes"].values() if node["resource_type"] == "model"}
+    tests = [node for node in manifest["nodes"].values() if node.get("test_metadata")]
+    (owner,) = manifest["groups"].values()
+    assert {model["group"] for model in models.values()} == {owner["name"]}
+
+    of_column = {(test["attached_node"], test["column_name"], test["test_metadata"]["name"]) for test in tests}
+    tested = {test["attached_node"] for test in tests if test["test_metadata"]["name"] == "one_row_per"}
+    tested |= {node for node, column, name in of_column if name == "unique" and (node, column, "not_null") in of_column}
+    # what stg_logins yields is in the two marts
+    assert {name for name, model in models.items() if model["unique_id"] not in tested} == {"stg_logins"}
+
+    access = {name: (model["fqn"][1], model["access"]) for name, model in models.items()}
+    assert set(access.values()) == {("staging", "private"), ("marts", "protected"), ("analytics", "public"), ("reports", "public")}
+    public = {name for name, (_, kind) in access.items() if kind == "public"}
+    # analytics_user_logins has the columns of user_logins' contract
+    assert {name for name in public if not models[name]["contract"]["enforced"]} == {"analytics_user_logins"}
+    read = {node.rsplit(".")[-1] for exposure in manifest["exposures"].values() for node in exposure["depends_on"]["nodes"]}
+    assert read == public
+
+
 def test_the_policy_in_the_docs_is_the_reviewed_one(database: Database) -> None:
     rows = database.rows(
         "select column_name, path, json_type, max_length, case when is_required then 'yes' else 'no' end,"
