@@ -14,7 +14,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed ranges load follow rejudge backfill query test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy bench install lock
+.PHONY: help demo up down clean seed ranges load follow rejudge backfill query docs test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy dashboard bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -65,6 +65,10 @@ query: $(SANDBOX) ## SQL="select …": run it as the analyst and print a table
 	@[ -n "$$SQL" ] || { echo 'SQL is not set; say make query SQL="select …"' >&2; exit 64; }
 	@$(BIN)/python -m sandbox query -- "$$SQL"
 
+docs: up ## write dbt's documentation and lineage to one page and print its path
+	@cd dbt_project && $(DBT) --quiet docs generate --static
+	@echo dbt_project/target/static_index.html
+
 # worksteal: an idle worker takes tests from the other one.
 test: $(STAMP) ## run the tests that are quick, on servers that the tests start
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
@@ -87,7 +91,7 @@ test-whole: $(STAMP) ## play the whole pipeline against its model in whatever or
 mutants: $(STAMP) ## break the SQL and the loader in some 140 places and print what no test notices (an hour); FILE=rotate: only those whose name has that
 	@$(BIN)/python -m tests.mutants
 
-snapshot: $(STAMP) ## rewrite what is generated for review: tests/access/privileges.txt, and the masking policy in docs/masking.md
+snapshot: $(STAMP) ## rewrite what is generated for review: tests/access/privileges.txt, the masking policy in docs/masking.md, README's lineage
 	@SNAPSHOT=write $(BIN)/python -m pytest --quiet tests/access/test_privileges.py tests/judging/test_docs.py -k reviewed
 
 # sqlfluff compiles the models with dbt, and compiling an incremental model needs a database: the sandbox's.
@@ -101,6 +105,9 @@ lint: $(STAMP) up ## check the code: ruff, mypy, sqlfluff
 # Without docker, the compose file is only checked against its schema.
 lint-deploy: $(DEPLOY)/installed ## check deploy/: hadolint, cfn-lint, kustomize, kubernetes-validate, KEDA's schema, promtool, zizmor, checkov
 	@PATH="$(CURDIR)/$(DEPLOY)/bin:$$PATH" deploy/lint/run
+
+dashboard: $(DEPLOY)/installed ## write Grafana's dashboard anew, deploy/kubernetes/components/alerts/dashboard.json
+	@cd deploy/kubernetes/components/alerts && $(CURDIR)/$(DEPLOY)/bin/python dashboard.py > dashboard.json.new && mv dashboard.json.new dashboard.json
 
 bench: $(STAMP) ## measure loading, freshness, masking, rotation, disk
 	@$(BIN)/python -m benchmarks

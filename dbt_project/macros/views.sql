@@ -4,7 +4,8 @@
 #}
 {% macro postgres__create_view_as(relation, sql) -%}
     {%- if model.package_name == 'user_logins' -%}
-        create view {{ relation }} with (security_barrier) as (
+        create view {{ relation }} with (security_barrier)
+        {%- if config.get('contract').enforced %}{{ get_assert_columns_equivalent(sql) }}{% endif %} as (
             {{ sql }}
         );
         {%- if not load_cached_relation(this) %}

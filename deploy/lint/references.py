@@ -80,7 +80,7 @@ def of_the_scaling(scaled: Resource, authentication: Resource, settings: dict[st
 def problems(resources: list[Resource]) -> Iterator[str]:
     """What is wrong, in words."""
     named = {(each["kind"], each["metadata"]["name"]): each for each in resources}
-    settings = next(each["data"] for each in resources if each["kind"] == "ConfigMap")
+    (settings,) = (each["data"] for each in resources if each["kind"] == "ConfigMap" and each["metadata"]["name"].startswith("settings"))
     policies = [each["spec"] for each in resources if each["kind"] == "NetworkPolicy"]
     monitor = named["PodMonitor", "loader"]["spec"]
     for name, pod, labels in pods(resources):
@@ -94,6 +94,8 @@ def problems(resources: list[Resource]) -> Iterator[str]:
         yield "the PodMonitor selects no pod"
     for resource in resources:
         labels = resource["metadata"].get("labels", {})
+        if resource["kind"] != "Namespace" and "namespace" not in resource["metadata"]:
+            yield f"{resource['kind']} {resource['metadata']['name']} would be in whichever namespace kubectl has chosen"
         if resource["apiVersion"].startswith("monitoring.") and "release" not in labels:
             yield f"{resource['kind']} lacks the label that the operator selects"
         if resource["kind"] in {"Deployment", "CronJob", "ScaledObject"} and "after-migration" not in labels:

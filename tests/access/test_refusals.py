@@ -64,7 +64,7 @@ OF_EVERY_ROLE: Attacks = {
     "reading the tokens of logins by name": ("select token from recovery.login_tokens", OWNER),
     "reading a partition of staging": ("select body from {staging.raw_logins}", OWNER),
     "dropping a partition of staging": ("drop table {staging.raw_logins}", OWNER),
-    "changing the masking policy": ("update masking.fields set max_length = 1", OWNER),
+    "changing the masking policy": ("update masking.fields set max_length = 1 where column_name = 'user_id'", OWNER),
     "dropping a key": ("delete from masking.keys", OWNER),
     "turning row security off": ("alter table staging.raw_logins disable row level security", OWNER),
     "granting on": ("grant select on masking.keys to public", OWNER),

@@ -1,5 +1,6 @@
 """What the deployment files name exists: commands, alarms, metrics, secrets."""
 
+import json
 import os
 import re
 import runpy
@@ -24,6 +25,7 @@ ALERTS = ROOT / "deploy" / "kubernetes" / "components" / "alerts" / "alerts.yaml
 TEMPLATE = ROOT / "deploy" / "aws" / "user-logins.yaml"
 COMPOSE = ROOT / "docker-compose.yml"
 make_secrets = runpy.run_path(str(ROOT / "deploy" / "compose" / "make_secrets.py"))
+DASHBOARD = json.loads(ALERTS.with_name("dashboard.json").read_text())["panels"]
 RULES: list[dict[str, Any]] = yaml.safe_load(ALERTS.read_text())["spec"]["groups"][0]["rules"]
 
 
@@ -118,15 +120,39 @@ def test_every_alarm_has_its_section_in_the_runbook_and_every_section_its_alarm(
     assert alarms | alerts.keys() == set(re.findall(r"^## ([a-z-]+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
 
 
-def test_every_metric_that_an_alert_or_the_docs_name_is_exported() -> None:
+def metrics(query: str) -> set[str]:
+    """The metrics that *query* names."""
+    return set(re.findall(r"[a-z]+_[a-z_]{3,}", re.sub(r"\{.*?\}|\$\w+|histogram_quantile", "", query)))
+
+
+def test_every_metric_that_an_alert_the_dashboard_or_the_docs_name_is_exported() -> None:
     families = list(Report().collect())
     exported = {sample.name for family in families for sample in family.samples}
-    named = {name for rule in RULES for name in re.findall(r"[a-z]+_[a-z_]{3,}", re.sub(r"\{.*?\}|histogram_quantile", "", rule["expr"]))}
+    in_alerts = {name for rule in RULES for name in metrics(rule["expr"])}
+    on_board = {name for panel in DASHBOARD for target in panel.get("targets", []) for name in metrics(target["expr"])}
     in_docs = {name for path in (ROOT / "docs").glob("*.md") for name in re.findall(r"`(loader_[a-z_]+)", path.read_text())}
-    of_the_loader = {name for name in named if not name.startswith(("kube_", "keda_"))}  # those are in promtool's tests
-    assert len(of_the_loader) > 1 < len(in_docs)
+    # those of others are in promtool's tests, or in KEDA's documentation
+    of_the_loader = {name for name in in_alerts | on_board if not name.startswith(("kube_", "keda_"))}
+    assert len(of_the_loader & in_alerts) > 1 < len(in_docs)
     assert of_the_loader <= exported
     assert in_docs - {"loader_"} <= exported | {family.name for family in families}
+    derived = re.compile("_(created|sum|count)$")  # by the client library, of one that is on the dashboard
+    assert {name for name in exported if not derived.search(name)} == on_board & exported
+
+
+def test_every_panel_and_alert_of_the_dashboard_leads_to_a_section_of_the_runbook() -> None:
+    sections = re.findall(r"^## ([a-z-]+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
+    named = [panel["description"] for panel in DASHBOARD if "description" in panel]
+    assert len(named) > 10
+    assert set(named) <= {f"docs/runbook.md#{section}" for section in sections}
+    (shown,) = (
+        re.search('alertname=~"(.*?)"', target["expr"])
+        for panel in DASHBOARD
+        for target in panel.get("targets", [])[:1]
+        if "ALERTS" in target["expr"]
+    )
+    assert shown
+    assert shown[1].split("|") == [rule["alert"] for rule in RULES]
 
 
 def test_every_alert_is_tried_out_both_ways() -> None:

@@ -36,10 +36,14 @@ FAULTS = {
     },
     "update marts.rejected_logins set reasons = '{ip_empty, ip_empty}'": {"names_rules_rejected_logins_reasons"},
     "update marts.rejected_logins set reasons = '{192.0.2.1}'": {"names_rules_rejected_logins_reasons"},
+    # twice the same, with no locale
+    "insert into reports.daily_logins select '2026-03-01', 'locale', false, null, 5, 5 from generate_series(1, 2)": {
+        "one_row_per_reported_daily_logins_create_date__dimension__dimension_value__is_rest"
+    },
     SMALL_GROUPS: {"assert_no_small_group_is_published"},
 }
 # What each fault is undone with.
-TABLES = ("marts.user_logins", "marts.rejected_logins", "staging.unjudged", "recovery.erased_messages")
+TABLES = ("marts.user_logins", "marts.rejected_logins", "staging.unjudged", "recovery.erased_messages", "reports.daily_logins")
 
 
 @pytest.fixture

@@ -121,6 +121,16 @@ def test_a_build_in_which_a_field_has_no_policy_records_its_rejections(warehouse
     assert warehouse.places() == (sorted(messages), ["bad"], [])
 
 
+def test_a_view_whose_columns_are_not_those_of_its_contract_is_refused_and_the_one_before_stays(warehouse: Warehouse) -> None:
+    warehouse.dbt("run")
+    before = warehouse.database.rows(OBJECTS)
+    warehouse.edit("dbt_project/models/analytics/shared_ips.sql", "count(*) as logins,", "count(*)::text as logins,")
+
+    assert "This model has an enforced contract that failed" in warehouse.dbt("run", "--select", "shared_ips", code=1)
+
+    assert warehouse.database.rows(OBJECTS) == before
+
+
 def test_a_hook_that_fails_at_the_start_stops_the_models(warehouse: Warehouse) -> None:
     warehouse.land(MESSAGES)
     warehouse.edit("dbt_project/dbt_project.yml", "profile: user_logins\n", 'profile: user_logins\non-run-start: "select 1 / 0"\n')

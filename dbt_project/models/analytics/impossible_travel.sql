@@ -13,6 +13,7 @@ user_logins as (
 in_order as (
 
     select
+        login_id,
         user_id,
         ip_country,
         sent_at,
@@ -26,6 +27,7 @@ in_order as (
 impossible_travel as (
 
     select
+        login_id,
         user_id,
         country_before,
         ip_country as country,
@@ -36,7 +38,7 @@ impossible_travel as (
     from in_order
 
     where
-        country_before != ip_country
+        country_before <> ip_country
         and sent_at - sent_at_before < interval '60 minutes'
 
 )
