@@ -6,6 +6,7 @@ BIN := .venv/bin
 SANDBOX := .venv/sandbox
 STAMP := .venv/installed
 DEPLOY := .venv/deploy
+REPORT := .venv/report
 # absolute, because some commands run from dbt_project/
 DBT := $(CURDIR)/$(BIN)/dbt
 
@@ -14,7 +15,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed ranges load follow rejudge backfill query docs test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy dashboard bench install lock
+.PHONY: help demo up down clean seed ranges load follow rejudge backfill query report board docs test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy dashboard bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -64,6 +65,12 @@ backfill: $(SANDBOX) ## after a field was added or its rule changed: judge and m
 query: $(SANDBOX) ## SQL="select …": run it as the analyst and print a table
 	@[ -n "$$SQL" ] || { echo 'SQL is not set; say make query SQL="select …"' >&2; exit 64; }
 	@$(BIN)/python -m sandbox query -- "$$SQL"
+
+report: $(SANDBOX) $(REPORT)/installed ## draw what an analyst sees into report.html and report.png
+	@$(BIN)/python -m sandbox report
+
+board: $(SANDBOX) $(REPORT)/installed ## serve the same page on this machine until Ctrl-C, drawn anew whenever it is opened
+	@$(BIN)/python -m sandbox board
 
 docs: up ## write dbt's documentation and lineage to one page and print its path
 	@cd dbt_project && $(DBT) --quiet docs generate --static
@@ -120,6 +127,7 @@ lock: ## pin the packages of pyproject.toml again
 	@$(LOCK) requirements-sandbox.lock pyproject.toml --group sandbox --constraint requirements.lock
 	@$(LOCK) requirements-dev.lock pyproject.toml --group sandbox --group dev --constraint requirements-sandbox.lock
 	@$(LOCK) requirements-deploy.lock --group deploy
+	@$(LOCK) requirements-report.lock --group report
 	@$(LOCK) requirements-installer.lock --group installer
 
 LOCK = .venv/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -133,6 +141,10 @@ $(SANDBOX): requirements-sandbox.lock requirements-installer.lock
 
 $(STAMP): requirements-dev.lock $(SANDBOX)
 	@sandbox/install .venv $< 'the linters and the tests too'
+	@touch $@
+
+$(REPORT)/installed: requirements-report.lock requirements-installer.lock
+	@sandbox/install $(REPORT) $< 'dbt-charts'
 	@touch $@
 
 $(DEPLOY)/installed: requirements-deploy.lock deploy/lint/package-lock.json

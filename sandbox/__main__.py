@@ -21,6 +21,7 @@ from sandbox.emulator import Emulator
 from sandbox.errors import SandboxError
 from sandbox.postgres import Postgres
 from sandbox.query import psql
+from sandbox.report import draw, serve
 from sandbox.seed import depth
 from sandbox.seed import seed as send_lines
 from sandbox.settings import STATE
@@ -130,6 +131,21 @@ def follow() -> None:
 def query(sql_text: str) -> None:
     """Run SQL as the role analyst and print its rows."""
     psql("analyst", ["--command", sql_text], os.environ)
+
+
+@main.command()
+@click.argument("folder", default=".", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def report(folder: Path) -> None:
+    """Draw what an analyst sees into FOLDER/report.html, which loads nothing from elsewhere, and FOLDER/report.png."""
+    for picture in (folder / "report.html", folder / "report.png"):
+        draw(picture, os.environ)
+        click.echo(f"wrote {picture}")
+
+
+@main.command()
+def board() -> None:
+    """Serve the same page on this machine until Ctrl-C, drawn anew whenever it is opened."""
+    serve(os.environ)
 
 
 @main.command()
