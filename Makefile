@@ -7,6 +7,7 @@ SANDBOX := .venv/sandbox
 STAMP := .venv/installed
 DEPLOY := .venv/deploy
 REPORT := .venv/report
+BROWSER := tests/report/node_modules/installed
 # absolute, because some commands run from dbt_project/
 DBT := $(CURDIR)/$(BIN)/dbt
 
@@ -80,7 +81,7 @@ docs: up ## write dbt's documentation and lineage to one page and print its path
 test: $(STAMP) ## run the tests that are quick, on servers that the tests start
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
 
-test-all: $(STAMP) ## run all tests, fault tests in short
+test-all: $(STAMP) $(REPORT)/installed $(BROWSER) ## run all tests, fault tests in short
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 coverage: $(STAMP) ## print which lines of loader/, recovery/ and sandbox/ no test of `test-all` runs
@@ -146,6 +147,10 @@ $(STAMP): requirements-dev.lock $(SANDBOX)
 $(REPORT)/installed: requirements-report.lock requirements-installer.lock
 	@sandbox/install $(REPORT) $< 'dbt-charts'
 	@touch $@
+
+# Without npm, the tests that need a browser are skipped.
+$(BROWSER): tests/report/package-lock.json
+	@! command -v npm >/dev/null || { npm --prefix tests/report ci --no-audit --no-fund --loglevel=error && touch $@; }
 
 $(DEPLOY)/installed: requirements-deploy.lock deploy/lint/package-lock.json
 	@command -v npm >/dev/null || { echo 'there is no npm on this machine, and lint-deploy takes kustomize and the schemas of KEDA from it; install Node.js 20 or newer' >&2; exit 69; }

@@ -12,7 +12,7 @@ from sandbox.processes import free_port
 from tests.support import ROOT, Clone
 
 NOT_IN_A_CLONE = shutil.ignore_patterns(
-    ".git", ".venv", ".sandbox", ".env", "*_cache", "__pycache__", ".hypothesis", "target", "logs", "dbt_packages"
+    ".git", ".venv", ".sandbox", ".env", "*_cache", "__pycache__", ".hypothesis", "target", "logs", "dbt_packages", "node_modules"
 )
 
 
