@@ -6,7 +6,7 @@ import sys
 import click
 from rich.console import Console
 
-from benchmarks import freshness, loading, rotation, scaling, sizing, transforming  # noqa: F401  # they register their measures
+from benchmarks import freshness, loading, reading, rotation, scaling, sizing, transforming  # noqa: F401  # they register their measures
 from benchmarks.harness import MEASURES, ROOT, NotCountedError, bench, print_table, write_json
 
 RESULTS = ROOT / ".bench" / "results.json"

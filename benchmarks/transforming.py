@@ -125,7 +125,8 @@ class Dbt:
 
 
 @contextmanager
-def _dbt(bench: Bench) -> Iterator[Dbt]:
+def prepared_dbt(bench: Bench) -> Iterator[Dbt]:
+    """Dbt on the database of *bench*."""
     directory = Path(tempfile.mkdtemp(prefix="user-logins-bench-dbt-"))
     try:
         yield Dbt(bench, directory)
@@ -209,7 +210,7 @@ def _bare_insert(connection: psycopg.Connection) -> float:
 def masking(bench: Bench) -> list[Result]:
     """A first run over a million rows, by dbt's service and by `dbt run`, and the least that one statement could do with the rows."""
     first, service_first, idle, bare = [], [], [], []
-    with _dbt(bench) as dbt, bench.connect() as connection:
+    with prepared_dbt(bench) as dbt, bench.connect() as connection:
         dbt.run("run")  # makes the views
         for _ in range(bench.runs):
             with _service(bench, dbt.directory) as service:
@@ -244,7 +245,7 @@ def places(bench: Bench) -> list[Result]:
     """A first run that looks each address up in 500,000 ranges, and one of a policy and a model without such columns."""
     without: list[float] = []
     found: list[float] = []
-    with _dbt(bench) as dbt, bench.connect() as connection:
+    with prepared_dbt(bench) as dbt, bench.connect() as connection:
         connection.execute(RANGES.encode())
         other = replace(dbt, project=Path(shutil.copytree(dbt.project, dbt.directory / "project")))
         for model in (other.project / "models" / "marts").glob("user_logins.*"):
@@ -268,7 +269,7 @@ def history(bench: Bench) -> list[Result]:
     """A run over 10,000 new rows with much and with little in the tables, and a run with nothing new."""
     seconds: dict[int, list[float]] = {}
     everything, scheduled = [], []
-    with _dbt(bench) as dbt, bench.connect() as connection:
+    with prepared_dbt(bench) as dbt, bench.connect() as connection:
         for rows in HISTORIES:
             _empty(connection)
             for first in range(1, rows, MILLION):

@@ -8,7 +8,7 @@ ours as (
         oid,
         nspname
     from pg_namespace
-    where nspname in ('staging', 'masking', 'recovery', 'marts', 'analytics', 'migrations', 'public')
+    where nspname in ('staging', 'masking', 'recovery', 'marts', 'analytics', 'reports', 'migrations', 'public')
 
 ),
 
