@@ -23,9 +23,12 @@ begin
     -- dbt builds each increment in a temporary table, the loader lands a batch through one, recovery.rotate() needs one
     execute format('grant temporary on database %I to loader, transformer, pipeline_owner', current_database());
 
+    -- As the owner: an administrator who is no superuser may act for several roles, and REVOKE takes back only what one of them granted.
+    set local role pipeline_owner;
     execute format('revoke all on schema staging, masking, marts, recovery from %s cascade', grantees);
     execute format('revoke all on all tables in schema staging, masking, marts, recovery from %s cascade', grantees);
     execute format('revoke all on all functions in schema staging, masking, marts, recovery from %s cascade', grantees);
+    set local role none;
     execute format('revoke all on schema analytics, reports from %s cascade', other_roles);
     execute format('revoke all on all functions in schema analytics, reports from %s cascade', other_roles);
     for this in
@@ -63,9 +66,14 @@ begin
 
     -- What PostgreSQL lets everyone do and nobody here needs: tables in public, and large objects, a store beside all tables.
     -- A managed server's administrator does not own these functions; REVOKE then changes nothing.
-    if to_regnamespace('public') is not null then
+    for this in
+        select nspowner::regrole as owner from pg_namespace
+        where nspname = 'public' and pg_has_role(nspowner, 'set')
+    loop
+        execute format('set local role %s', this.owner);
         execute format('revoke all on schema public from %s cascade', pipeline_roles);
-    end if;
+        set local role none;
+    end loop;
     for this in
         select oid::regprocedure as function from pg_proc
         where
