@@ -16,7 +16,7 @@ override export SQL := $(value SQL)
 override export FILE := $(value FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean seed ranges load follow rejudge backfill query report board docs test test-all coverage test-faults test-whole mutants snapshot lint lint-deploy dashboard bench install lock
+.PHONY: help demo up down clean seed ranges load follow rejudge backfill query report board docs test test-all test-managed coverage test-faults test-whole mutants snapshot lint lint-deploy dashboard bench install lock
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name does; do printf '  make %-12s %s\n' "$$name" "$$does"; done
@@ -83,6 +83,9 @@ test: $(STAMP) ## run the tests that are quick, on servers that the tests start
 
 test-all: $(STAMP) $(REPORT)/installed $(BROWSER) ## run all tests, fault tests in short
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-managed: $(STAMP) ## run the tests of rights and recovery as a managed server has it: no superuser migrates, TLS alone if PostgreSQL has it
+	@SERVER=managed $(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/access tests/recovery tests/integration/test_migrate.py
 
 coverage: $(STAMP) ## print which lines of loader/, recovery/ and sandbox/ no test of `test-all` runs
 	@mkdir -p .coverage && $(BIN)/coverage erase

@@ -1,6 +1,7 @@
 """The servers that all tests share, and a database and a queue for each test."""
 
 import itertools
+import os
 import secrets
 import signal
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,12 @@ from sandbox.emulator import Emulator
 from sandbox.postgres import Postgres
 from sandbox.sample_events import sample_events
 from tests import canaries, support
+from tests.managed import managed
 from tests.support import DATABASE_FILES, Database, Queue
 
 TEMPLATE = "migrated"
 MASKED_TEMPLATE = "masked"
+IS_MANAGED = os.environ.get("SERVER") == "managed"
 numbers = itertools.count(1)
 
 
@@ -35,12 +38,13 @@ def pytest_sessionstart() -> None:
 
 def pytest_report_header() -> str:
     """Which PostgreSQL the tests run on."""
-    return f"PostgreSQL: {postgres.major_version()}"
+    return f"PostgreSQL: {postgres.major_version()}{', managed' if IS_MANAGED else ''}"
 
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres.throwaway(tmp_path_factory.mktemp("postgres"), secrets.token_urlsafe()) as server:
+    start = managed if IS_MANAGED else postgres.throwaway
+    with start(tmp_path_factory.mktemp("postgres"), secrets.token_urlsafe()) as server:
         yield server
 
 
@@ -57,9 +61,10 @@ def passwords() -> Mapping[str, str]:
 
 @pytest.fixture(scope="session")
 def template(postgres_server: Postgres, passwords: Mapping[str, str]) -> str:
-    with postgres_server.connect() as connection:
+    administrator = support.administrator(postgres_server)
+    with administrator.connect() as connection:
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(TEMPLATE)))
-    with postgres_server.connect(TEMPLATE) as connection:
+    with administrator.connect(TEMPLATE) as connection:
         migrate(connection, DATABASE_FILES, passwords)
     return TEMPLATE
 
@@ -68,7 +73,7 @@ def template(postgres_server: Postgres, passwords: Mapping[str, str]) -> str:
 def empty_database(postgres_server: Postgres, passwords: Mapping[str, str]) -> Iterator[Database]:
     """A database to which nothing was applied."""
     name = f"test_{next(numbers)}"
-    with postgres_server.connect() as connection:
+    with support.administrator(postgres_server).connect() as connection:
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
         yield Database(postgres_server, name, passwords)
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
@@ -88,7 +93,7 @@ def masked_template(
     """The name of a database in which the sample events and the canaries were landed, masked and judged."""
     database = Database(postgres_server, MASKED_TEMPLATE, passwords)
     support.create_copy(postgres_server, MASKED_TEMPLATE, template)
-    with database.connect() as connection:
+    with database.administer() as connection:
         migrate(connection, DATABASE_FILES, {})
     support.land(database, [*sample_events(), *canaries.events()])
     built = support.dbt(database, ["run"], tmp_path_factory.mktemp("masked"))

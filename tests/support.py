@@ -25,6 +25,7 @@ from sandbox.emulator import DEAD_LETTER_SUFFIX, Emulator
 from sandbox.postgres import Postgres
 from sandbox.sqs import REGION
 from tests import forks
+from tests.managed import Managed
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -69,6 +70,10 @@ class Database:
             autocommit=autocommit,
             connect_timeout=10,
         )
+
+    def administer(self) -> psycopg.Connection[Any]:
+        """Connect as whoever runs migrate: the superuser, or, on a managed server, an administrator who is none."""
+        return administrator(self.server).connect(self.name)
 
     def rows(self, query: str, role: str | None = None) -> list[tuple[Any, ...]]:
         """All rows of *query* as *role*, on a connection of its own."""
@@ -154,9 +159,14 @@ class Clone:
         return Database(server, settings["PGDATABASE"], passwords).connect(role)
 
 
+def administrator(server: Postgres) -> Postgres:
+    """The same server, as whoever runs migrate has it."""
+    return server.administrator if isinstance(server, Managed) else server
+
+
 def create_copy(server: Postgres, name: str, template: str) -> None:
     """Create the database *name* as *template* is. Copying its files is several times as fast as writing them to the WAL."""
-    with server.connect() as connection:
+    with administrator(server).connect() as connection:
         statement = sql.SQL("create database {} template {} strategy file_copy")
         connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
 
@@ -168,7 +178,8 @@ def copied(server: Postgres, passwords: Mapping[str, str], name: str, template: 
     database = Database(server, name, passwords)
     try:
         # who may connect stands on the database itself, and a copy does not inherit it
-        database.execute((DATABASE_FILES / "7_privileges.sql").read_text())
+        with database.administer() as connection:
+            connection.execute((DATABASE_FILES / "7_privileges.sql").read_bytes())
         yield database
     finally:
         with server.connect() as connection:
@@ -200,7 +211,7 @@ def environment(database: Database, queue: Queue | None = None, outputs: Path | 
         variables |= {"DBT_TARGET_PATH": str(outputs / "target"), "DBT_LOG_PATH": str(outputs / "logs")}
     if queue:
         variables |= {
-            "ADMIN_USER": database.server.user,
+            "ADMIN_USER": administrator(database.server).user,
             "ADMIN_PASSWORD": database.server.password,
             "AWS_ENDPOINT_URL": queue.emulator.endpoint_url,
             "AWS_DEFAULT_REGION": REGION,

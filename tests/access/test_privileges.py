@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 from loader.errors import LoaderError
 from loader.migrate import migrate
 from loader.settings import LOGIN_ROLES
+from tests.managed import Managed
 from tests.support import DATABASE_FILES, VIEWS, Database
 
 SNAPSHOT = Path(__file__).with_name("privileges.txt")
 QUERY = SNAPSHOT.with_suffix(".sql").read_text()
 BY_HAND = """
-    create role rds_iam; grant rds_iam to loader;
+    grant rds_iam to loader;
     grant pg_read_all_data, pipeline_owner to analyst;
     alter role analyst set search_path = mine; alter role analyst in database {database} set search_path = mine;
     create role mine; grant transformer, pg_read_all_data to mine with admin option;
@@ -23,6 +25,8 @@ BY_HAND = """
     set role privacy_officer; grant transformer to pii_approver;
     reset role
 """
+# what a managed server has of its own: its administrators, and no settings that only a superuser can make
+OF_THE_SERVER = re.compile(r"postgres$|administrator|rds_iam|^(member +postgres |setting +everybody: log_)")
 HEADER = "# Made from the catalog by `make snapshot`; the columns are explained in privileges.sql. Review every line that changes.\n"
 
 
@@ -34,9 +38,12 @@ def test_privileges_are_those_that_were_reviewed(masked: Database) -> None:
     now = listed(masked)
     if os.environ.get("SNAPSHOT") == "write":
         SNAPSHOT.write_text(now)
-    difference = "".join(
-        difflib.unified_diff(SNAPSHOT.read_text().splitlines(keepends=True), now.splitlines(keepends=True), "reviewed", "found")
-    )
+    reviewed, found = SNAPSHOT.read_text(), now
+    if isinstance(masked.server, Managed):
+        reviewed, found = (
+            "".join(line for line in text.splitlines(keepends=True) if not OF_THE_SERVER.search(line)) for text in (reviewed, found)
+        )
+    difference = "".join(difflib.unified_diff(reviewed.splitlines(keepends=True), found.splitlines(keepends=True), "reviewed", "found"))
     assert not difference, f"privileges changed; if they should, run make snapshot and have the change reviewed:\n{difference}"
 
 
@@ -67,13 +74,16 @@ def test_migrate_takes_back_whatever_was_granted_by_hand(masked: Database) -> No
         for role, other in pairwise(LOGIN_ROLES):
             connection.execute(f"set role {role}; grant select on marts.user_logins to {other}; reset role".encode())
         assert all(f"relation  marts.user_logins: {role} may" in listed(masked) for role in LOGIN_ROLES)
-        migrate(connection, DATABASE_FILES, {})
+    with masked.administer() as administrator:
+        migrate(administrator, DATABASE_FILES, {})
     assert listed(masked) == before
 
 
 def test_migrate_takes_back_every_membership_and_setting_but_that_which_lets_a_role_log_in_to_rds_with_a_token(masked: Database) -> None:
     """What another administrator gave too, for which REVOKE merely warns. Roles are the whole server's, so it is all taken back here."""
     with masked.connect() as connection:
+        if not isinstance(masked.server, Managed):
+            connection.execute("create role rds_iam")
         try:
             connection.execute(BY_HAND.format(database=masked.name).encode())
             assert masked.value("show search_path", "analyst") == "mine"
@@ -86,7 +96,9 @@ def test_migrate_takes_back_every_membership_and_setting_but_that_which_lets_a_r
             assert members == [("loader", "rds_iam")]
         finally:
             connection.execute("reset role; revoke pg_read_all_data, pipeline_owner from analyst; alter role analyst reset search_path")
-            connection.execute("drop owned by mine; drop role mine; drop role rds_iam")
+            connection.execute("drop owned by mine; drop role mine; revoke rds_iam from loader")
+            if not isinstance(masked.server, Managed):
+                connection.execute("drop role rds_iam")
 
 
 def test_migrate_refuses_a_role_that_is_too_mighty(masked: Database) -> None:

@@ -2,15 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import psycopg
 import yaml
 
-from loader.migrate import let_in_by_iam
-from sandbox import postgres
-from sandbox.processes import wait_until
 from tests.support import ROOT
 
 AWS = ROOT / "deploy" / "aws"
@@ -36,28 +31,6 @@ def allowed(role: str, resources: dict[str, Any] = STACK) -> Iterator[tuple[str,
         for statement in policy["PolicyDocument"]["Statement"]:
             actions, on = ([each] if isinstance(each, str) else each for each in (statement["Action"], statement["Resource"]))
             yield from ((action, each) for action in actions for each in on)
-
-
-def test_whoever_created_a_user_is_in_rds_iam_with_it_even_without_inherit_and_set(tmp_path: Path) -> None:
-    with postgres.throwaway(tmp_path, "not-a-secret") as server, server.connect() as superuser:
-        login = f"host=127.0.0.1 port={server.port} dbname=postgres password=made-up user="
-
-        def refused(name: str) -> bool:
-            return psycopg.pq.PGconn.connect((login + name).encode()).status != psycopg.pq.ConnStatus.OK
-
-        for name in ("administrator", "other", "rds_iam"):
-            superuser.execute(f"create role {name} login createrole password 'made-up'".encode())
-        with psycopg.connect(login + "administrator") as own:
-            own.execute("create role loader login")
-        options = superuser.execute("select admin_option, inherit_option, set_option from pg_auth_members where roleid = 'loader'::regrole")
-        assert options.fetchall() == [(True, False, False)]
-        rules = server.data / "pg_hba.conf"  # RDS has such a line, which asks for an IAM credential
-        rules.write_text(f"host all +rds_iam 127.0.0.1/32 reject\n{rules.read_text()}")
-        superuser.execute("select pg_reload_conf()")
-        assert wait_until(lambda: refused("rds_iam"), 10)
-        assert not refused("administrator")
-        let_in_by_iam(superuser, ["loader"])
-        assert (refused("administrator"), refused("other")) == (True, False)
 
 
 def test_the_administrator_on_aws_logs_in_by_iam_and_its_task_has_no_password_of_it() -> None:

@@ -5,14 +5,17 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import loader.migrate
 from loader.errors import LoaderError
-from loader.migrate import migrate
+from loader.migrate import let_in_by_iam, migrate
 from sandbox import postgres
 from sandbox.postgres import Postgres
 from sandbox.processes import wait_until
+from tests.managed import Managed, is_turned_away
+from tests.managed import managed as managed_server
 from tests.support import DATABASE_FILES, ROOT, Database, land
 
 # what two migrates must agree on, beside all privileges: keys and the audit's trigger
@@ -61,10 +64,17 @@ def own_server(tmp_path: Path) -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture
+def provided(tmp_path: Path) -> Iterator[Managed]:
+    """A provider's server on which none of the roles exists yet."""
+    with managed_server(tmp_path, "not-a-secret") as server:
+        yield server
+
+
 def apply(
     database: Database, directory: Path = DATABASE_FILES, passwords: Mapping[str, str] | None = None, patience_seconds: float = 60
 ) -> list[str]:
-    with database.connect() as connection:
+    with database.administer() as connection:
         return migrate(connection, directory, passwords or {}, patience_seconds)
 
 
@@ -144,33 +154,59 @@ def test_two_at_once_apply_each_table_once(own_server: Postgres) -> None:
     assert sorted(tables) == sorted(f"4_tables/{path.name}" for path in (DATABASE_FILES / "4_tables").iterdir())
 
 
-def test_an_administrator_who_is_no_superuser_can_apply_it(own_server: Postgres) -> None:
-    """On a server whose provider has taken the schema public and large objects away, and logs every statement."""
-    managed = Database(
-        Postgres(own_server.directory, own_server.port, "administrator", own_server.password), "managed", {"analyst": "made-up"}
-    )
-    with own_server.connect() as connection:
-        for name in ("administrator", "another"):
-            connection.execute(f"create role {name} login createrole password '{own_server.password}'".encode())
-        connection.execute("create role readers")
-        connection.execute("grant readers to another with admin option")
-        connection.execute("create database managed owner administrator")
-        connection.execute("alter system set log_statement = 'all'")
-        connection.execute("select pg_reload_conf()")
-    with own_server.connect("managed") as connection:
-        connection.execute("drop schema public; revoke execute on function lo_creat(integer), lo_from_bytea(oid, bytea) from public")
+def test_an_administrator_who_is_no_superuser_can_apply_it(provided: Managed) -> None:
+    """Where there is no schema public, and every statement is logged."""
+    managed = Database(provided, "managed", {"analyst": "made-up"})
+    with provided.administrator.connect() as administrator:
+        administrator.execute("create database managed")
+    with provided.second_administrator.connect() as second:
+        second.execute("create role readers")
+    with managed.connect() as provider:
+        provider.execute("drop schema public")
+        provider.execute("alter system set log_statement = 'all'")
+        provider.execute("select pg_reload_conf()")
     for _ in range(2):
         assert "7_privileges.sql" in apply(managed, passwords=managed.passwords)
     assert managed.value("select tableowner::text from pg_tables where tablename = 'raw_logins'") == "pipeline_owner"
     assert managed.value("select session_user::text", "analyst") == "analyst"
     # a password leaves the process only as a verifier
-    assert 'ALTER USER "analyst" PASSWORD \'SCRAM-SHA-256$' in own_server.log.read_text()
-    assert "made-up" not in own_server.log.read_text()
+    assert 'ALTER USER "analyst" PASSWORD \'SCRAM-SHA-256$' in provided.log.read_text()
+    assert "made-up" not in provided.log.read_text()
     # a membership that only another administrator can take back is named
-    with own_server.connect() as connection:
-        connection.execute("set role another; grant readers to analyst")
-    with pytest.raises(LoaderError, match=r"another granted readers to analyst, .*; ask another to revoke it, then run migrate again"):
+    with provided.second_administrator.connect() as second:
+        second.execute("grant readers to analyst")
+    said = r"second_administrator granted readers to analyst, .*; ask second_administrator to revoke it, then run migrate again"
+    with pytest.raises(LoaderError, match=said):
         apply(managed)
+
+
+def test_an_administrator_who_did_not_create_the_roles_is_told_so_and_changes_nothing(provided: Managed) -> None:
+    """Neither in our database, to which they cannot connect, nor in one of theirs."""
+    with provided.administrator.connect() as administrator, provided.second_administrator.connect() as second:
+        administrator.execute("create database ours")
+        second.execute("create database theirs")
+    with provided.administrator.connect("ours") as administrator:
+        migrate(administrator, DATABASE_FILES, {})
+    before = state(Database(provided, "ours", {}))
+    with pytest.raises(psycopg.OperationalError, match='permission denied for database "ours"'):
+        provided.second_administrator.connect("ours")
+    with provided.second_administrator.connect("theirs") as second, pytest.raises(LoaderError) as caught:
+        migrate(second, DATABASE_FILES, {})
+    assert str(caught.value) == 'database/1_roles.sql was refused: permission denied to grant role "pipeline_owner"; nothing was changed'
+    assert state(Database(provided, "ours", {})) == before
+
+
+def test_whoever_created_a_user_is_in_rds_iam_with_it_even_without_inherit_and_set(provided: Managed) -> None:
+    with provided.administrator.connect() as administrator, provided.connect() as provider:
+        administrator.execute("create role loader login")
+        options = provider.execute("select admin_option, inherit_option, set_option from pg_auth_members where roleid = 'loader'::regrole")
+        assert options.fetchall() == [(True, False, False)]
+        assert not is_turned_away(provided, "administrator")
+        let_in_by_iam(provider, ["loader"])
+        assert [user for user in ("loader", "administrator", "second_administrator") if is_turned_away(provided, user)] == [
+            "loader",
+            "administrator",
+        ]
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])

@@ -52,7 +52,7 @@ class Warehouse:
 
     def migrate(self) -> None:
         """Apply the copy of database/, without waiting for other transactions."""
-        with self.database.connect() as connection:
+        with self.database.administer() as connection:
             migrate(connection, self.copy("database"), {}, patience_seconds=0)
 
     def limit_locale(self, length: int) -> None:
