@@ -12,7 +12,8 @@ pytestmark = pytest.mark.skipif("IN_PRODUCTION" not in os.environ, reason="runs 
 LOADER = Loader("loader", "kill-loader", "login-queue")
 CONTENT = {
     "messages": "select count(*), md5(string_agg(message_id || body, '' order by message_id)) from staging.raw_logins",
-    "logins": "select count(*), md5(string_agg(concat(message_id, masked_ip, masked_device_id), '' order by message_id)) from marts.user_logins",
+    "logins": "select count(*), md5(string_agg(concat(message_id, masked_ip, masked_device_id), '' order by message_id)) "
+    "from marts.user_logins",
     "keys": "select count(*), md5(string_agg(encode(inner_block || outer_block, 'hex'), '' order by domain, version)) from masking.keys",
     "waiting": "select count(*), null from staging.unjudged",
     "passwords": "select count(*), md5(string_agg(rolpassword, '' order by rolname)) from pg_authid",
@@ -20,7 +21,7 @@ CONTENT = {
 
 
 def content(host: str) -> dict[str, tuple[object, ...] | None]:
-    # the certificate is for the name postgres
+    # the certificate is not for the name of the one that was restored
     with psycopg.connect(
         host=host, sslmode="verify-ca", user="postgres", password=os.environ["ADMIN_PASSWORD"], dbname="user_logins"
     ) as connection:
@@ -42,7 +43,7 @@ def archived() -> str:
 
 
 def test_what_was_restored_into_a_new_volume_is_the_same() -> None:
-    before, restored = content("postgres"), content("restored")
+    before, restored = content(os.environ["PGHOST"]), content("restored")
     assert restored == before
     assert (before["messages"] or (0,))[0] == value("select count(*) from marts.user_logins where user_id = %s", OURS) > 800
 
