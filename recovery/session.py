@@ -41,19 +41,22 @@ def connect(role: str) -> psycopg.Connection[Any]:
     variable = f"{role.upper()}_PASSWORD"
     user = os.environ.get("PGUSER") or role
     try:
-        return psycopg.connect(
+        connection = psycopg.connect(
             user=user,
             password=password_for(user, os.environ.get("PGPASSWORD") or os.environ.get(variable) or None),
             autocommit=True,
             connect_timeout=CONNECT_SECONDS,
             application_name="user-logins recovery",
-            options=f"-c lock_timeout={LOCK_TIMEOUT_MILLISECONDS} -c default_transaction_isolation=read\\ committed",
         )
+        # not among the connection's options, which a pool such as pgbouncer refuses, or leaves out
+        connection.execute(f"set lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}".encode())
+        connection.execute("set default_transaction_isolation = 'read committed'")
     except LoaderError as error:
         raise RecoveryError(str(error), error.exit_code) from None
     except psycopg.OperationalError as error:
         failure = refusal(error, variable, "PGUSER")
         raise RecoveryError(str(failure), failure.exit_code) from None
+    return connection
 
 
 def call(connection: psycopg.Connection[Any], statement: str, parameters: Sequence[Any] = ()) -> Rows:

@@ -188,7 +188,7 @@ class Follower:
 
 def _connect(password: str) -> psycopg.Connection[Any]:
     try:
-        return psycopg.connect(
+        connection = psycopg.connect(
             user="transformer",
             password=password,
             autocommit=True,
@@ -197,10 +197,11 @@ def _connect(password: str) -> psycopg.Connection[Any]:
             keepalives_interval=5,
             keepalives_count=3,
             application_name="user-logins transform",
-            options="-c statement_timeout=10s",
         )
+        connection.execute("set statement_timeout = '10s'")  # not among the options: a pool such as pgbouncer refuses those
     except psycopg.OperationalError as error:
         raise refusal(error, "TRANSFORMER_PASSWORD", "the role transformer") from None
+    return connection
 
 
 def _password() -> str:
