@@ -1,7 +1,6 @@
 """How a connection to PostgreSQL proves who we are, and what to do where it fails."""
 
 import os
-import re
 
 import boto3
 import botocore.exceptions as failures
@@ -46,16 +45,13 @@ def refusal(error: Exception, variable: str, user_variable: str) -> LoaderError:
     By libpq's own state, for an error in connecting has no SQLSTATE, and its words are in the language of the server.
     """
     found, connection = first_line(error), getattr(error, "pgconn", None)
-    # With PGSSLMODE=prefer, libpq asks a server that refused it over TLS again without, and `used_password` is of the last attempt alone.
-    attempts = re.findall(r"connection to server at (\S+, port \d+) failed", str(error))
-    was_answered = len(set(attempts)) < len(attempts)
     if connection and connection.needs_password:
         return wrong_setting(f"{variable} is not set; set it, or run make up, which writes .env")
-    if connection and (connection.used_password or was_answered):  # the server answered, and had us prove who we are
+    if connection and connection.used_password:  # the server answered, and had us prove who we are
         if read(TokenSettings).rds_iam_auth:
             return refused(f"{found}; let this AWS identity rds-db:connect as this user, and grant rds_iam to the user")
-        if "PAM" in found:
-            return refused(f"{found}; set RDS_IAM_AUTH=true: RDS takes no password of a member of rds_iam, nor of whoever created one")
         sets = "make up" if variable == "ADMIN_PASSWORD" else "python -m loader migrate"
-        return refused(f"{found}; check {variable}, {user_variable} and PGDATABASE, or run {sets}, which sets the password")
+        return refused(
+            f"{found}; check {variable}, {user_variable} and PGDATABASE, run {sets}, which sets the password, or set RDS_IAM_AUTH if this is RDS"
+        )
     return unavailable(f"{found}; start the server (the sandbox's: make up), or check PGHOST, PGPORT, PGSSLMODE and PGSSLROOTCERT")

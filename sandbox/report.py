@@ -40,7 +40,7 @@ def serve(environ: Mapping[str, str]) -> NoReturn:
 
 
 def _quiet(environ: Mapping[str, str]) -> dict[str, str]:
-    return {**environ, "DO_NOT_TRACK": "1"}
+    return dict(environ) | {"DO_NOT_TRACK": "1"}
 
 
 def _dct(environ: Mapping[str, str]) -> list[str]:
