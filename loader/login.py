@@ -51,7 +51,6 @@ def refusal(error: Exception, variable: str, user_variable: str) -> LoaderError:
         if read(TokenSettings).rds_iam_auth:
             return refused(f"{found}; let this AWS identity rds-db:connect as this user, and grant rds_iam to the user")
         sets = "make up" if variable == "ADMIN_PASSWORD" else "python -m loader migrate"
-        return refused(
-            f"{found}; check {variable}, {user_variable} and PGDATABASE, run {sets}, which sets the password, or set RDS_IAM_AUTH if this is RDS"
-        )
+        advice = f"check {variable}, {user_variable} and PGDATABASE, or run {sets}, which sets the password"
+        return refused(f"{found}; {advice}; where RDS wants IAM, set RDS_IAM_AUTH")
     return unavailable(f"{found}; start the server (the sandbox's: make up), or check PGHOST, PGPORT, PGSSLMODE and PGSSLROOTCERT")

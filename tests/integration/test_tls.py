@@ -144,7 +144,7 @@ def test_a_program_connects_with_a_token_and_to_no_server_that_another_authority
         variable = "ADMIN_PASSWORD" if user == "postgres" else f"{user.upper()}_PASSWORD"
         with_password = {"RDS_IAM_AUTH": "false", "PGSSLMODE": "require", variable: "made-up"}
         line = refused(environment | with_password, os.EX_NOPERM, *COMMANDS[user])
-        assert "set RDS_IAM_AUTH if this is RDS" in line
+        assert "where RDS wants IAM, set RDS_IAM_AUTH" in line
         assert "made-up" not in line
 
     elsewhere = environment | {"PGPORT": str(stranger.port)}
