@@ -41,7 +41,6 @@ QUESTIONS = {
     "the ten largest of shared_ips": "select * from analytics.shared_ips order by logins desc limit 10",
     "the ten largest of shared_devices": "select * from analytics.shared_devices order by logins desc limit 10",
     "daily_logins of a week": "select * from analytics.daily_logins where create_date > current_date - 7",
-    "reports.daily_logins, all dates": "select * from reports.daily_logins",
 }
 PASSES = 10  # what none of them may take longer than
 
@@ -54,7 +53,6 @@ def reading(bench: Bench) -> list[Result]:
         connection.execute(MONTHS)
         connection.execute(FILL, [LOGINS, LOGINS])
         connection.execute("vacuum analyze marts.user_logins")
-        dbt.run("run", "--select", "reports")
         (user_id,) = connection.execute("select user_id from marts.user_logins limit 1").fetchone() or ("",)
         connection.execute("set role analyst")
         one_pass = [_seconds(connection, ALL) for _ in range(bench.runs)]

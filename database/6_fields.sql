@@ -23,8 +23,8 @@ values
 -- What staging.ip_ranges says of the address, once `python -m loader ranges` has filled it; null until then, and for text that is none.
 insert into masking.fields (column_name, path, lookup, on_personal, reason)
 values
-('ip_country', 'ip', 'country', 'allow', 'no country has less than a whole masked_network'),
-('ip_asn', 'ip', 'asn', 'allow', 'no operator has less than a whole masked_network in a country');
+('ip_country', 'ip', 'country', 'allow', 'one for a whole masked_network'),
+('ip_asn', 'ip', 'asn', 'allow', 'one for a whole masked_network');
 
 set local role pipeline_owner;
 

@@ -83,8 +83,8 @@ def ranges(file: Path) -> None:
     size = file.stat().st_size if file.is_file() else 0
     bar = click.progressbar(length=size, label=file.name, hidden=not sys.stdout.isatty())
     with _connect_as_administrator(read(MigrateSettings), "ranges") as connection, bar:
-        loaded = load_ranges(connection, file, bar.update)
-    click.echo(f"{loaded:,} ranges of addresses from {file.name}")
+        loaded, countries, operators = load_ranges(connection, file, bar.update)
+    click.echo(f"{loaded:,} ranges of addresses from {file.name}, {countries:,} with a country, {operators:,} with an operator")
 
 
 def _connect_as_administrator(settings: MigrateSettings, name: str) -> psycopg.Connection[Any]:

@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import psycopg
 from psycopg import errors as sqlstate
 from psycopg import sql
 
-from loader.errors import LoaderError, first_line, unavailable
+from loader.errors import LoaderError, first_line, unavailable, wrong_setting
+from loader.landing import NOT_MIGRATED
 from loader.migrate import OWNER, Connection
 
 COLUMNS = ("first_ip", "last_ip", "country", "asn")
@@ -32,11 +34,12 @@ UNNAMED = {
 }
 GZIP = b"\x1f\x8b"
 TOLD_LINES = 10_000
+LINE_CHARACTERS = 100_000  # of the first line, at most; csv has a limit of its own for the others
 LINES = "create temporary table lines (number bigint, first_ip text, last_ip text, country text, asn text) on commit drop"
 
 
-def load_ranges(connection: Connection, path: Path, progress: Callable[[int], None]) -> int:
-    """Replace all ranges by those of *path*, in one transaction, and return how many there are.
+def load_ranges(connection: Connection, path: Path, progress: Callable[[int], None]) -> tuple[int, int, int]:
+    """Replace all ranges by those of *path*, in one transaction; return how many there are, with a country and with an operator.
 
     The file is CSV, or has tabs; it may be compressed by gzip. *progress* is told how many more bytes of it have been read.
 
@@ -51,13 +54,16 @@ def load_ranges(connection: Connection, path: Path, progress: Callable[[int], No
             with cursor.copy("copy pg_temp.lines from stdin") as copy:
                 for number, line in _lines(path, progress):
                     copy.write_row((number, *line))
-            row = cursor.execute("select staging.replace_ip_ranges(%s, %s)", [path.name, date]).fetchone()
-            return row[0] if row else 0
+            cursor.execute("select * from staging.replace_ip_ranges(%s, %s)", [path.name, date])
+            ((placed, countries, operators),) = cursor.fetchall()
+            return placed, countries, operators
     except sqlstate.RaiseException as error:
         raise _wrong(f"{path.name} {error.diag.message_primary}") from None
-    except (OSError, EOFError) as error:
-        raise _wrong(f"{path} cannot be read: {first_line(error)}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error) as error:
+        raise _wrong(f"{path.name} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}") from None
+    except NOT_MIGRATED:
+        raise wrong_setting("the database has no place for ranges; run python -m loader migrate") from None
+    except (UnicodeDecodeError, csv.Error, psycopg.DataError) as error:
         raise _wrong(f"{path.name} is no text with columns ({type(error).__name__})") from None
     except psycopg.OperationalError as error:
         raise unavailable(f"{first_line(error)}; run it again, it changes all or nothing") from None
@@ -68,14 +74,14 @@ def _lines(path: Path, progress: Callable[[int], None]) -> Iterator[tuple[int, l
     with path.open("rb") as raw:
         unpacked = gzip.GzipFile(fileobj=raw) if raw.peek(len(GZIP)).startswith(GZIP) else raw
         text = io.TextIOWrapper(unpacked, "utf-8-sig", newline="")
-        delimiter = "\t" if "\t" in (first := text.readline()) else ","
+        delimiter = "\t" if "\t" in (first := text.readline(LINE_CHARACTERS)) else ","
         head = next(csv.reader([first], delimiter=delimiter), [])
-        places = _named(head) or UNNAMED.get(len(head))
+        places = (named := _named(head)) or UNNAMED.get(len(head))
         if not places:
             raise _wrong(f"{path.name} line 1 has {len(head)} columns, of which none is called network or start_ip")
         rows = csv.reader(text, delimiter=delimiter)
         told = 0
-        for row in itertools.chain([] if _named(head) else [head], rows):
+        for row in filter(None, itertools.chain([] if named else [head], rows)):
             number = rows.line_num + 1
             yield number, [row[places[column]].strip() if places.get(column, len(row)) < len(row) else None for column in COLUMNS]
             if number % TOLD_LINES == 0:

@@ -25,9 +25,8 @@ def draw(picture: Path, environ: Mapping[str, str]) -> None:
         SandboxError: a variable is missing, the server or a view cannot be reached, or dbt-charts fails.
     """
     options = [NO_CACHE, "--no-warnings", f"--format={picture.suffix[1:]}", f"--output={picture.absolute()}"]
-    ran = subprocess.run(
-        [*_dct(environ), "render", str(BOARD), *options], cwd=DBT_PROJECT, env=_quiet(environ), capture_output=True, text=True, check=False
-    )
+    command = [*_dct(environ), "render", str(BOARD), *options]
+    ran = subprocess.run(command, cwd=DBT_PROJECT, env=_quiet(environ), capture_output=True, text=True, check=False)
     if ran.returncode != 0:
         raise SandboxError(f"{picture} was not drawn: {' '.join(ran.stderr.split())}", os.EX_SOFTWARE)
 
@@ -52,4 +51,5 @@ def _dct(environ: Mapping[str, str]) -> list[str]:
     psql("analyst", ["--output=/dev/null", "--command", f"select from {', '.join(views)} limit 0"], environ, made)
     if not DCT.exists():
         raise SandboxError(f"{DCT} is not there; run make report, which installs it", os.EX_CONFIG)
-    return [str(DCT.absolute())]
+    # by its Python, because the program's first line names the place where it was installed
+    return [str(DCT.absolute().with_name("python")), str(DCT.absolute())]

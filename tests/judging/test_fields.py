@@ -102,7 +102,7 @@ LINES = """
     (1, '192.0.2.0/24', null, '{}', 'AS64496'), (2, '198.51.100.0', '198.51.100.255', null, '4294967295'),
     (3, '255.255.255.0/24', null, 'ZW', null), (4, '2001:db8::/32', null, 'JP', null);
     select staging.replace_ip_ranges('lines', current_date);
-    drop table lines, ranges
+    drop table lines, found
 """
 
 
@@ -139,7 +139,7 @@ def test_an_address_has_the_country_and_the_operator_of_its_range(warehouse: War
 
 @pytest.mark.parametrize("length", [32, 24])
 def test_an_address_with_a_range_of_its_own_is_not_given_away_by_it(warehouse: Warehouse, length: int) -> None:
-    """The control: in a range of a whole /24, its country and operator are shown; no address and no range ever is."""
+    """The control: in a range of the whole /24, its country and operator are shown; no address and no range ever is."""
     warehouse.database.execute(f"""
         create temporary table lines (number, first_ip, last_ip, country, asn) as values
         (1, '198.51.100.0/24', null, 'DE', '64496'), (2, host(network('203.0.113.77/{length}')) || '/{length}', null, 'VA', '4211111111');

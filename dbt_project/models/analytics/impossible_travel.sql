@@ -33,7 +33,9 @@ impossible_travel as (
         ip_country as country,
         {{ sent_at_for_analysts('sent_at_before') }} as login_before_at,
         {{ sent_at_for_analysts('sent_at') }} as login_at,
-        extract(epoch from sent_at - sent_at_before)::integer / 60 as minutes
+        floor(extract(
+            epoch from {{ sent_at_for_analysts('sent_at') }} - {{ sent_at_for_analysts('sent_at_before') }}
+        ) / 60)::integer as minutes
 
     from in_order
 
