@@ -155,19 +155,18 @@ begin
         where first_ip <= last_ip
     ),
 
+    -- what a range says counts before what is not known
     bounds as (
-        select
-            masking.ip_number(first_ip) as first_number,
-            country,
-            asn
+        select distinct on (masking.ip_number(bound.ip))
+            masking.ip_number(bound.ip) as first_number,
+            bound.country,
+            bound.asn
         from whole
-        union all
-        select distinct
-            masking.ip_number(next_ip),
-            null,
-            null::numeric
-        from whole
-        where next_ip is not null and next_ip not in (select first_ip from whole)
+        cross join lateral (
+            values (whole.first_ip, whole.country, whole.asn, true), (whole.next_ip, null, null, false)
+        ) as bound (ip, country, asn, is_known)
+        where bound.ip is not null
+        order by masking.ip_number(bound.ip), bound.is_known desc
     )
 
     insert into staging.ip_ranges (file_name, file_date, ranges, first_numbers, countries, asns)
@@ -179,6 +178,9 @@ begin
         array_agg(coalesce((ascii(country) - 65) * 26 + ascii(right(country, 1)) - 64, 0)::smallint order by first_number),
         array_agg(coalesce(asn, 0)::bigint order by first_number)
     from bounds;
+    if not exists (select from staging.ip_ranges where first_numbers is not null) then
+        raise exception 'has no range that is a whole IPv4 /24 or IPv6 /48';
+    end if;
     return next;
 end
 $$;

@@ -58,6 +58,7 @@ WRONG = {
     ),
     "names alone": (b"network,country_code,asn\n", "has no line with a country or an operator"),
     "no place": (b"192.0.2.0,192.0.2.255,ZZ\n", "has no line with a country or an operator"),
+    "no whole network": (b"192.0.2.0,192.0.2.127,DE\n", "has no range that is a whole IPv4 /24 or IPv6 /48"),
     "a network with bits of a host": (b"network,asn\n192.0.2.77/24,1\n", "line 2 has no address or network where one should be"),
     "a network where an address should be": (b"192.0.2.0/25,192.0.2.255,DE\n", "line 1 has no address or network where one should be"),
     "a longer number": (b"192.0.2.0,192.0.2.255,99999999999,X\n", "line 1 has a number that is no AS number"),
